@@ -1,0 +1,50 @@
+"""The shape of a backbone, and which way its attention looks."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from diffembed.errors import ConfigError
+
+Direction = Literal["both", "forward", "backward"]
+DIRECTIONS: tuple[Direction, ...] = ("both", "forward", "backward")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BackboneConfig:
+    """A Qwen3-shaped transformer: RMSNorm, rotary positions, grouped queries with qk-norm, gated MLP."""
+
+    vocab_size: int
+    """Rows of the embedding table, special tokens included."""
+    width: int
+    """Features of a hidden state (`hidden_size` in Hugging Face terms)."""
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    """Key and value heads; each serves num_heads / num_kv_heads query heads."""
+    head_width: int
+    """Features per head; even, since rotary positions turn pairs."""
+    mlp_width: int
+    max_positions: int
+    """Longest sequence, in tokens, that the rotary tables are built for."""
+    rope_theta: float = 10_000.0
+    """Base of the rotary frequencies (RoFormer, arXiv:2104.09864)."""
+    norm_eps: float = 1e-6
+    direction: Direction = "both"
+    """Where a token may look: both ways, only back in time (forward, causal) or only ahead (backward)."""
+
+    def __post_init__(self) -> None:
+        for name in ("vocab_size", "width", "num_layers", "num_heads", "num_kv_heads", "head_width", "mlp_width"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.max_positions < 1:
+            raise ConfigError(f"max_positions must be at least 1, got {self.max_positions}")
+        if self.num_heads % self.num_kv_heads:
+            raise ConfigError(
+                f"num_heads must be a multiple of num_kv_heads, got {self.num_heads} and {self.num_kv_heads}"
+            )
+        if self.head_width % 2:
+            raise ConfigError(f"head_width must be even, got {self.head_width}")
+        if not (self.norm_eps > 0 and self.rope_theta > 0):
+            raise ConfigError(f"norm_eps and rope_theta must be positive, got {self.norm_eps} and {self.rope_theta}")
+        if self.direction not in DIRECTIONS:
+            raise ConfigError(f"direction is {self.direction!r}", hint=f"allowed: {', '.join(DIRECTIONS)}")

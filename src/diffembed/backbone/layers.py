@@ -1,0 +1,89 @@
+"""The bricks of a transformer layer. Module names follow Hugging Face's Qwen3, so weights need no renaming.
+
+Shape letters: T packed tokens, D width, H query heads, G key/value heads, K head width.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from diffembed.backbone.attention import attend
+from diffembed.backbone.config import BackboneConfig, Direction
+from diffembed.backbone.packed import LengthGroup
+
+
+class RMSNorm(nn.Module):
+    """Scale a state to unit root mean square, then by a learned weight (arXiv:1910.07467); computed in fp32."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = x.float()
+        scaled = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)
+        return self.weight * scaled.to(x.dtype)
+
+
+def rotary_tables(config: BackboneConfig) -> tuple[Tensor, Tensor]:
+    """Cosine and sine for every position, (max_positions, head_width / 2), fp32 (RoFormer, arXiv:2104.09864)."""
+    pairs = torch.arange(0, config.head_width, 2, dtype=torch.float32) / config.head_width
+    angles = torch.outer(torch.arange(config.max_positions, dtype=torch.float32), config.rope_theta**-pairs)
+    return angles.cos(), angles.sin()
+
+
+def rotate(x_THK: Tensor, cos_T1K: Tensor, sin_T1K: Tensor) -> Tensor:
+    """Turn the feature pairs (i, i + K/2) of each head by its position's angle."""
+    first, second = x_THK.chunk(2, dim=-1)
+    return torch.cat((first * cos_T1K - second * sin_T1K, second * cos_T1K + first * sin_T1K), dim=-1)
+
+
+class Attention(nn.Module):
+    """Grouped-query attention with RMSNorm on queries and keys (Qwen3)."""
+
+    def __init__(self, config: BackboneConfig) -> None:
+        super().__init__()
+        self.head_width = config.head_width
+        self.direction: Direction = config.direction
+        self.q_proj = nn.Linear(config.width, config.num_heads * config.head_width, bias=False)
+        self.k_proj = nn.Linear(config.width, config.num_kv_heads * config.head_width, bias=False)
+        self.v_proj = nn.Linear(config.width, config.num_kv_heads * config.head_width, bias=False)
+        self.o_proj = nn.Linear(config.num_heads * config.head_width, config.width, bias=False)
+        self.q_norm = RMSNorm(config.head_width, config.norm_eps)
+        self.k_norm = RMSNorm(config.head_width, config.norm_eps)
+
+    def forward(self, x_TD: Tensor, cos_T1K: Tensor, sin_T1K: Tensor, groups: tuple[LengthGroup, ...]) -> Tensor:
+        q_THK = self.q_norm(self.q_proj(x_TD).unflatten(-1, (-1, self.head_width)))
+        k_TGK = self.k_norm(self.k_proj(x_TD).unflatten(-1, (-1, self.head_width)))
+        v_TGK = self.v_proj(x_TD).unflatten(-1, (-1, self.head_width))
+        q_THK, k_TGK = rotate(q_THK, cos_T1K, sin_T1K), rotate(k_TGK, cos_T1K, sin_T1K)
+        return self.o_proj(attend(q_THK, k_TGK, v_TGK, groups, self.direction))
+
+
+class GatedMLP(nn.Module):
+    """SwiGLU feed-forward (arXiv:2002.05202)."""
+
+    def __init__(self, config: BackboneConfig) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(config.width, config.mlp_width, bias=False)
+        self.up_proj = nn.Linear(config.width, config.mlp_width, bias=False)
+        self.down_proj = nn.Linear(config.mlp_width, config.width, bias=False)
+
+    def forward(self, x_TD: Tensor) -> Tensor:
+        return self.down_proj(F.silu(self.gate_proj(x_TD)) * self.up_proj(x_TD))
+
+
+class Layer(nn.Module):
+    """Pre-norm transformer layer: attention, then MLP, each added to the residual stream."""
+
+    def __init__(self, config: BackboneConfig) -> None:
+        super().__init__()
+        self.input_layernorm = RMSNorm(config.width, config.norm_eps)
+        self.self_attn = Attention(config)
+        self.post_attention_layernorm = RMSNorm(config.width, config.norm_eps)
+        self.mlp = GatedMLP(config)
+
+    def forward(self, x_TD: Tensor, cos_T1K: Tensor, sin_T1K: Tensor, groups: tuple[LengthGroup, ...]) -> Tensor:
+        x_TD = x_TD + self.self_attn(self.input_layernorm(x_TD), cos_T1K, sin_T1K, groups)
+        return x_TD + self.mlp(self.post_attention_layernorm(x_TD))

@@ -1,0 +1,74 @@
+"""Token ids -> hidden states.
+
+Shape letters: T packed tokens, D width, V vocabulary.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from diffembed.backbone.config import BackboneConfig
+from diffembed.backbone.layers import Layer, RMSNorm, rotary_tables
+from diffembed.backbone.packed import PackedBatch
+
+# Standard deviation of fresh weights: GPT-2's, kept by Qwen and Llama.
+INIT_STD = 0.02
+
+
+class Backbone(nn.Module):
+    """A transformer that maps packed token ids to hidden states after the final norm.
+
+    The vocabulary head shares the embedding table (`logits`), so there is no separate one to save.
+    """
+
+    def __init__(self, config: BackboneConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.width)
+        self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_layers))
+        self.norm = RMSNorm(config.width, config.norm_eps)
+        cos, sin = rotary_tables(config)
+        # Derived from the configuration, so it is not part of the weights.
+        self.cos: Tensor
+        self.sin: Tensor
+        self.register_buffer("cos", cos, persistent=False)
+        self.register_buffer("sin", sin, persistent=False)
+
+    @classmethod
+    def from_weights(cls, config: BackboneConfig, weights: dict[str, Tensor]) -> "Backbone":
+        """Wrap existing tensors, without drawing random ones first; names and shapes must be the parameters' own."""
+        with torch.device("meta"):
+            backbone = cls(config)
+        backbone.load_state_dict(weights, assign=True)
+        backbone.cos, backbone.sin = rotary_tables(config)
+        return backbone
+
+    @torch.no_grad()
+    def init_weights(self, generator: torch.Generator) -> None:
+        """Draw fresh weights. Projections into the residual stream are scaled down by its depth (GPT-2)."""
+        residual_std = INIT_STD / (2 * self.config.num_layers) ** 0.5
+        for name, parameter in self.named_parameters():
+            if parameter.dim() == 1:
+                parameter.fill_(1.0)
+            else:
+                std = residual_std if name.endswith(("o_proj.weight", "down_proj.weight")) else INIT_STD
+                parameter.normal_(0.0, std, generator=generator)
+
+    def forward(self, batch: PackedBatch) -> Tensor:
+        """Compute the (T, D) states of a packed batch, in the dtype of the weights.
+
+        Raises:
+            ValueError: A sequence is longer than the configuration's `max_positions`.
+        """
+        longest = batch.groups[-1].length
+        if longest > self.config.max_positions:
+            raise ValueError(f"a sequence of {longest} tokens exceeds max_positions = {self.config.max_positions}")
+        x_TD = self.embed_tokens(batch.ids_T)
+        cos_T1K = self.cos[batch.positions_T, None].to(x_TD.dtype)
+        sin_T1K = self.sin[batch.positions_T, None].to(x_TD.dtype)
+        for layer in self.layers:
+            x_TD = layer(x_TD, cos_T1K, sin_T1K, batch.groups)
+        return self.norm(x_TD)
+
+    def logits(self, states_TD: Tensor) -> Tensor:
+        """Vocabulary logits (T, V) through the tied embedding table."""
+        return states_TD @ self.embed_tokens.weight.T
