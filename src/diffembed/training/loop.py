@@ -1,0 +1,124 @@
+"""The one training loop: pre-training and fine-tuning hand it a function that gives a step's loss in parts."""
+
+import math
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from diffembed.errors import ConfigError, DiffembedError
+from diffembed.runs import Run
+from diffembed.training import checkpoint
+from diffembed.training.optimizer import MasterOptimizer, OptimizerConfig
+from diffembed.training.progress import Progress
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoopConfig:
+    """How long to train, and how often to write things down."""
+
+    num_steps: int
+    """Optimizer steps."""
+    checkpoint_every_s: float = 300.0
+    """Seconds between checkpoints; one is always written at the end."""
+    checkpoint_every_steps: int | None = None
+    """Also every so many steps, if given."""
+    log_every: int = 1
+    """Steps between rows of metrics.jsonl."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.num_steps < 1 or self.log_every < 1:
+            raise ConfigError(f"num_steps and log_every must be at least 1, got {self.num_steps} and {self.log_every}")
+
+
+@dataclass(frozen=True, slots=True)
+class PartialLoss:
+    """One micro-batch of a step: its share of the step's loss, the tokens it read, scalars to sum for metrics.jsonl."""
+
+    loss: Tensor
+    num_tokens: int
+    extra: dict[str, float]
+
+
+def train(
+    run: Run,
+    module: nn.Module,
+    micro_batches: Callable[[int, torch.Generator], Iterable[PartialLoss]],
+    *,
+    label: str,
+    loop: LoopConfig,
+    optimizer_config: OptimizerConfig,
+) -> dict[str, float]:
+    """Train `module` in place, from the newest checkpoint of the run if there is one.
+
+    A step depends on the weights, the optimizer's state and the step's number alone: its randomness comes from a
+    generator seeded by (seed, step). So a killed and resumed run repeats the uninterrupted one bit for bit on a CPU.
+
+    Args:
+        run: Open run; gets metrics and checkpoints.
+        module: Its parameters that require gradients are trained.
+        micro_batches: Called with the step (from 1) and that step's generator; gives the step's loss in parts, each of
+            which is propagated back before the next is asked for. Their losses sum to the loss of the step.
+        label: Shown in front of the progress line.
+        loop: Length and intervals.
+        optimizer_config: Passed to MasterOptimizer.
+
+    Returns:
+        Facts of the run: steps, tokens, seconds (of all its parts), final loss.
+
+    Raises:
+        DiffembedError: The loss or the gradient is not finite; the run stops where the last checkpoint stands.
+    """
+    optimizer = MasterOptimizer(module, optimizer_config)
+    step, tokens, seconds_before, loss = 0, 0, 0.0, math.nan
+    found = checkpoint.load_newest(run.path)
+    if found is not None:
+        tensors, facts = found
+        optimizer.load_state(tensors)
+        step, tokens = int(facts["step"]), int(facts["tokens"])
+        seconds_before, loss = float(facts["seconds"]), float(facts["loss"])
+    run.forget_after(step)
+
+    start = last_saved = time.monotonic()
+
+    def result() -> dict[str, float]:
+        return {"tokens": tokens, "seconds": round(seconds_before + time.monotonic() - start, 1), "loss": loss}
+
+    with Progress(label, loop.num_steps, step) as progress:
+        while step < loop.num_steps:
+            step += 1
+            # 1. forward and backward, a micro-batch at a time
+            loss, num_tokens, extra = 0.0, 0, dict[str, float]()
+            for part in micro_batches(step, _step_generator(loop.seed, step)):
+                part.loss.backward()
+                optimizer.accumulate()
+                loss += float(part.loss.detach())
+                num_tokens += part.num_tokens
+                for key, value in part.extra.items():
+                    extra[key] = extra.get(key, 0) + value
+            # 2. update
+            rate = optimizer_config.rate(step, loop.num_steps)
+            grad_norm = optimizer.step(rate)
+            if not (math.isfinite(loss) and math.isfinite(grad_norm)):
+                raise DiffembedError(
+                    f"step {step}: the loss is {loss} and the gradient's norm {grad_norm}; both must be finite",
+                    hint="lower optimizer.peak_lr, then --resume goes on from the last checkpoint",
+                )
+            # 3. write down
+            tokens += num_tokens
+            if step % loop.log_every == 0 or step == loop.num_steps:
+                run.log(step=step, loss=loss, lr=rate, grad_norm=grad_norm, tokens=tokens, **extra)
+            progress.update(step, loss, num_tokens)
+            by_count = loop.checkpoint_every_steps and step % loop.checkpoint_every_steps == 0
+            if by_count or step == loop.num_steps or time.monotonic() - last_saved >= loop.checkpoint_every_s:
+                checkpoint.save(run.path, step, optimizer.state(), result())
+                last_saved = time.monotonic()
+    return {"steps": step, **result()}
+
+
+def _step_generator(seed: int, step: int) -> torch.Generator:
+    # The golden-ratio multiplier spreads neighbouring (seed, step) pairs over the 63-bit seed space.
+    return torch.Generator().manual_seed((seed * 0x9E3779B97F4A7C15 + step) & 0x7FFF_FFFF_FFFF_FFFF)

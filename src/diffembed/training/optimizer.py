@@ -1,0 +1,151 @@
+"""Optimiser, learning-rate schedule and fp32 master weights."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from diffembed.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OptimizerConfig:
+    """How weights move."""
+
+    peak_lr: float
+    """Learning rate after warm-up; per optimizer step."""
+    warmup_steps: int
+    decay_share: float = 0.3
+    """Part of the run, at its end, over which the rate falls in a line towards 0 (WSD: arXiv:2404.06395)."""
+    weight_decay: float = 0.1
+    """Decoupled; for matrices only, never for norms."""
+    beta1: float = 0.9
+    beta2: float = 0.95
+    clip_norm: float = 1.0
+    """Largest norm of the whole gradient."""
+    muon: bool = False
+    """Muon for the matrices inside the layers (torch.optim.Muon, its rate matched to AdamW's); AdamW for the rest."""
+
+    def __post_init__(self) -> None:
+        if not self.peak_lr > 0:
+            raise ConfigError(f"peak_lr must be positive, got {self.peak_lr}")
+        if not 0 <= self.decay_share <= 1:
+            raise ConfigError(f"decay_share must be in [0, 1], got {self.decay_share}")
+        if self.warmup_steps < 0 or not self.clip_norm > 0:
+            raise ConfigError(f"warmup_steps must not be negative and clip_norm positive, got {self}")
+
+    def rate(self, step: int, num_steps: int) -> float:
+        """Learning rate of step `step` (from 1) of `num_steps`."""
+        warmup = min(1.0, step / self.warmup_steps) if self.warmup_steps else 1.0
+        decay_steps = self.decay_share * num_steps
+        decay = min(1.0, (num_steps - step + 1) / decay_steps) if decay_steps else 1.0
+        return self.peak_lr * min(warmup, decay)
+
+
+class MasterOptimizer:
+    """Steps fp32 copies of the weights, and writes them back in the weights' own dtype.
+
+    bf16 weights alone would lose most updates: a step of 1e-3 of a weight is below bf16's precision.
+    """
+
+    def __init__(self, module: nn.Module, config: OptimizerConfig) -> None:
+        self.config = config
+        self.weights = {name: p for name, p in module.named_parameters() if p.requires_grad}
+        self.masters = {name: p.detach().float().clone() for name, p in self.weights.items()}
+        by_muon = {name for name, p in self.masters.items() if config.muon and p.dim() == 2 and "layers." in name}
+        decayed = [p for name, p in self.masters.items() if p.dim() > 1 and name not in by_muon]
+        plain = [p for p in self.masters.values() if p.dim() <= 1]
+        betas = (config.beta1, config.beta2)
+        groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+        self.optimizers: list[torch.optim.Optimizer] = [
+            torch.optim.AdamW(
+                [group for group in groups if group["params"]], lr=config.peak_lr, betas=betas, fused=True
+            )
+        ]
+        if by_muon:
+            matrices = [p for name, p in self.masters.items() if name in by_muon]
+            self.optimizers.append(
+                torch.optim.Muon(
+                    matrices,
+                    lr=config.peak_lr,
+                    weight_decay=config.weight_decay,
+                    adjust_lr_fn="match_rms_adamw",  # Moonlight, arXiv:2502.16982
+                )
+            )
+
+    @torch.no_grad()
+    def accumulate(self) -> None:
+        """Add the gradients of the weights to those of the masters, in fp32, and clear them."""
+        for name, weight in self.weights.items():
+            if weight.grad is None:
+                continue
+            master = self.masters[name]
+            if master.grad is None:
+                master.grad = weight.grad.float()
+            else:
+                master.grad += weight.grad
+            weight.grad = None
+
+    @torch.no_grad()
+    def step(self, rate: float) -> float:
+        """Clip the accumulated gradient, step, write the weights back.
+
+        Args:
+            rate: Learning rate of this step.
+
+        Returns:
+            Norm of the gradient before clipping.
+        """
+        for master in self.masters.values():
+            if master.grad is None:
+                master.grad = torch.zeros_like(master)
+        norm = torch.nn.utils.clip_grad_norm_(self.masters.values(), self.config.clip_norm)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            optimizer.step()
+        self.write_back()
+        return float(norm)
+
+    @torch.no_grad()
+    def write_back(self) -> None:
+        """Copy the master weights into the module."""
+        for name, weight in self.weights.items():
+            self.masters[name].grad = None
+            weight.copy_(self.masters[name])
+
+    def state(self) -> dict[str, Tensor]:
+        """All tensors that a resumed run needs, by name."""
+        tensors = {f"master.{name}": tensor for name, tensor in self.masters.items()}
+        for name, key, value in self._slots():
+            tensors[f"{key}.{name}"] = value
+        return tensors
+
+    @torch.no_grad()
+    def load_state(self, tensors: dict[str, Tensor]) -> None:
+        """Put saved tensors back.
+
+        Raises:
+            KeyError: A tensor is missing.
+        """
+        for name, master in self.masters.items():
+            master.copy_(tensors[f"master.{name}"])
+        names = {id(tensor): name for name, tensor in self.masters.items()}
+        for optimizer in self.optimizers:
+            for parameter in _parameters(optimizer):
+                suffix = f".{names[id(parameter)]}"
+                keys = [key for key in tensors if key.endswith(suffix) and not key.startswith("master.")]
+                optimizer.state[parameter] = {key.removesuffix(suffix): tensors[key].clone() for key in keys}
+        self.write_back()
+
+    def _slots(self) -> Iterable[tuple[str, str, Tensor]]:
+        names = {id(tensor): name for name, tensor in self.masters.items()}
+        for optimizer in self.optimizers:
+            for parameter in _parameters(optimizer):
+                for key, value in optimizer.state[parameter].items():
+                    yield names[id(parameter)], key, value
+
+
+def _parameters(optimizer: torch.optim.Optimizer) -> Iterable[Tensor]:
+    return (parameter for group in optimizer.param_groups for parameter in group["params"])

@@ -1,0 +1,85 @@
+"""Sources on disk: every readable form read, every damaged one named with its line."""
+
+import gzip
+import json
+import lzma
+
+import pytest
+
+from diffembed.data.sources import find_sources, iter_texts, read_rows
+from diffembed.errors import DataError
+
+ROWS = [
+    {"id": "1", "title": "Cats", "text": "They purr."},
+    {
+        "id": "2",
+        "title": "",
+        "sections": [{"h": "", "sub": "", "text": "Lead."}, {"h": "A", "sub": "b", "text": "Body."}],
+    },
+]
+OPENERS = {".jsonl": open, ".jsonl.gz": gzip.open, ".jsonl.xz": lzma.open}
+
+
+def write(path, rows, opener=open):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with opener(path, "wt", encoding="utf-8") as file:
+        file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+@pytest.mark.parametrize("suffix", OPENERS)
+def test_every_form_is_read(tmp_path, suffix):
+    write(tmp_path / "cats" / f"docs{suffix}", ROWS, OPENERS[suffix])
+    (source,) = find_sources(tmp_path)
+    assert source.name == "cats"
+    assert list(iter_texts(source)) == ["Cats\nThey purr.", "Lead.\nA b\nBody."]
+
+
+def test_pairs_serve_where_there_are_no_documents(tmp_path):
+    write(tmp_path / "a" / "pairs.jsonl", [{"q": "who?", "p": "me"}])
+    write(tmp_path / "b" / "pairs.jsonl", [{"q": "not", "p": "read"}])
+    write(tmp_path / "b" / "docs.jsonl", ROWS[:1])
+    assert [list(iter_texts(source)) for source in find_sources(tmp_path)] == [["who?\nme"], ["Cats\nThey purr."]]
+
+
+def test_a_folder_may_be_a_source_itself(tmp_path):
+    write(tmp_path / "docs.jsonl", ROWS[:1])
+    assert [source.name for source in find_sources(tmp_path)] == [tmp_path.name]
+
+
+def test_folders_without_sources_are_refused(tmp_path):
+    with pytest.raises(DataError, match="no docs.jsonl"):
+        find_sources(tmp_path)
+    with pytest.raises(DataError, match="not a folder"):
+        find_sources(tmp_path / "missing")
+
+
+@pytest.mark.parametrize("line", ["{broken", "[1, 2]", "3"])
+def test_a_bad_line_is_named(tmp_path, line):
+    path = tmp_path / "docs.jsonl"
+    path.write_text('{"text": "fine"}\n\n' + line + "\n")
+    with pytest.raises(DataError, match=r"docs\.jsonl:3 is not"):
+        list(read_rows(path))
+
+
+def test_bytes_that_are_not_utf8_are_named(tmp_path):
+    path = tmp_path / "docs.jsonl"
+    path.write_bytes(b'{"text": "\xff"}\n')
+    with pytest.raises(DataError, match=r"docs\.jsonl"):
+        list(read_rows(path))
+
+
+@pytest.mark.parametrize("suffix", [".jsonl.gz", ".jsonl.xz"])
+@pytest.mark.parametrize("damage", ["cut short", "foreign"])
+def test_damaged_archives_are_named(tmp_path, suffix, damage):
+    path = tmp_path / f"docs{suffix}"
+    write(path, [{"text": f"some text {i * 7919}"} for i in range(500)], OPENERS[suffix])
+    path.write_bytes(path.read_bytes()[:-200] if damage == "cut short" else b"this is no archive")
+    with pytest.raises(DataError, match=r"docs\.jsonl"):
+        list(read_rows(path))
+
+
+@pytest.mark.parametrize("row", [{"title": "x"}, {"text": 3}, {"sections": [{"h": "x"}]}])
+def test_rows_without_text_are_refused(tmp_path, row):
+    write(tmp_path / "docs.jsonl", [row])
+    with pytest.raises(DataError, match="no text `text`"):
+        list(iter_texts(find_sources(tmp_path)[0]))

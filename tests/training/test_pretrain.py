@@ -1,0 +1,249 @@
+"""Pre-training: it learns, it resumes exactly whatever kills it, and it refuses what cannot work."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from diffembed import configs, recipes
+from diffembed.backbone import load_backbone
+from diffembed.errors import ConfigError, DataError, DiffembedError, RunExistsError
+from diffembed.recipes import pretrain as recipe
+from diffembed.text.tokenizer import Tokenizer
+from diffembed.training import checkpoint, loop
+from diffembed.training.optimizer import MasterOptimizer, OptimizerConfig
+from diffembed.training.pretrain import PretrainConfig, main
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "made"
+    folder.mkdir()
+    sentence = "model token noise mask layer width state vector query text bound step loss rate"
+    words = sentence.split()
+    with (folder / "docs.jsonl").open("w") as file:
+        for i in range(300):
+            text = " ".join(words[(i * k + k * k) % len(words)] for k in range(20 + i % 60))
+            file.write(json.dumps({"id": str(i), "title": words[i % len(words)], "text": text}) + "\n")
+    return folder.parent
+
+
+def config(num_steps=12, **changes) -> PretrainConfig:
+    small = replace(
+        recipe.smoke(),
+        backbone=replace(recipe.smoke().backbone, vocab_size=300, width=32, head_width=16),
+        loop=loop.LoopConfig(num_steps=num_steps, checkpoint_every_steps=5),
+        tokens_per_step=256,
+        tokens_per_micro_batch=128,
+    )
+    return replace(small, **changes)
+
+
+def losses(out: Path) -> list[tuple[int, float]]:
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [(row["step"], row["loss"]) for row in rows]
+
+
+def run(out: Path, data: Path, settings: PretrainConfig, resume=False) -> Path:
+    return main(settings, data=data, out=out, resume=resume, command=["test"])
+
+
+@pytest.fixture(scope="session")
+def whole(data, tmp_path_factory) -> Path:
+    """An uninterrupted run."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+    run(out, data, config())
+    return out
+
+
+def test_the_loss_falls(data, tmp_path):
+    run(tmp_path / "run", data, config(num_steps=60))
+    curve = [loss for _, loss in losses(tmp_path / "run")]
+    assert sum(curve[-10:]) / 10 < sum(curve[:5]) / 5 - 1.0
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("muon", [False, True])
+def test_stopped_and_resumed_equals_uninterrupted(data, tmp_path, monkeypatch, dtype, muon):
+    settings = config(dtype=dtype, optimizer=replace(config().optimizer, muon=muon))
+    run(tmp_path / "whole", data, settings)
+
+    real_save = checkpoint.save
+
+    def save_then_stop(path, step, *rest):
+        real_save(path, step, *rest)
+        if step == 5:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoint, "save", save_then_stop)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "parts", data, settings)
+    monkeypatch.undo()
+    run(tmp_path / "parts", data, settings, resume=True)
+
+    assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
+    weights = [load_file(tmp_path / name / "model" / "model.safetensors") for name in ("parts", "whole")]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[1])
+
+
+CHILD = """
+    import os, sys
+    from pathlib import Path
+    import torch
+    torch.set_num_threads(1)
+    from diffembed import configs
+    from diffembed.training.pretrain import PretrainConfig, main
+    settings = configs.from_dict(PretrainConfig, configs.read_json(Path(sys.argv[1])))
+    main(settings, data=Path(sys.argv[2]), out=Path(sys.argv[3]), resume=True, command=["test"])
+"""
+
+
+def test_killed_anywhere_and_resumed_equals_uninterrupted(data, whole, tmp_path):
+    """kill -9 at a few arbitrary moments: during start, tokenizing, training, or the writing of a checkpoint."""
+    out, settings_path = tmp_path / "run", tmp_path / "config.json"
+    settings_path.write_text(json.dumps(configs.to_dict(config())))
+    command = [sys.executable, "-c", textwrap.dedent(CHILD), str(settings_path), str(data), str(out)]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    kills = 0
+    for wait_for_steps in (1, 4, 8):
+        child = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+        while child.poll() is None:
+            if (out / "metrics.jsonl").exists() and len(losses_so_far(out)) >= wait_for_steps:
+                child.send_signal(signal.SIGKILL)
+                kills += 1
+                break
+            time.sleep(0.002)
+        child.wait(timeout=60)
+    subprocess.run(command, env=environment, check=True, stderr=subprocess.DEVNULL, timeout=120)
+    assert kills, "every child finished before it could be killed"
+    assert losses(out) == losses(whole)
+    assert (out / "model" / "model.safetensors").read_bytes() == (whole / "model" / "model.safetensors").read_bytes()
+
+
+def losses_so_far(out: Path) -> list[str]:
+    return (out / "metrics.jsonl").read_text().splitlines()
+
+
+def test_the_model_folder_is_whole(whole):
+    backbone, tokenizer = load_backbone(whole / "model"), Tokenizer.load(whole / "model")
+    assert backbone.config == config().backbone
+    assert tokenizer.vocab_size == backbone.config.vocab_size
+    result = json.loads((whole / "result.json").read_text())
+    assert result["steps"] == 12 and result["tokens"] > 12 * 128
+
+
+def test_the_autoregressive_twin_trains_in_the_same_loop(data, tmp_path):
+    backbone = replace(config().backbone, direction="forward")
+    model = run(tmp_path / "run", data, config(num_steps=30, objective="next_token", backbone=backbone))
+    curve = [loss for _, loss in losses(tmp_path / "run")]
+    assert curve[-1] < curve[0] - 1.0
+    assert load_backbone(model).config.direction == "forward"
+
+
+def test_builtin_and_its_twin_differ_in_objective_and_direction_only():
+    diffusion, twin = (configs.to_dict(recipes.load(recipes.pretraining(), name)) for name in ("builtin", "builtin-ar"))
+    assert diffusion["backbone"].pop("direction") == "both" and twin["backbone"].pop("direction") == "forward"
+    assert diffusion.pop("objective") == "masked_diffusion" and twin.pop("objective") == "next_token"
+    assert diffusion == twin
+
+
+def test_golden_curve(data, tmp_path):
+    """The loss of a tiny run, committed. Written anew by `make golden`, in a commit that says why."""
+    path = Path(__file__).parents[1] / "golden" / "tiny_pretrain.txt"
+    run(tmp_path / "run", data, config(dtype="float32"))
+    curve = losses(tmp_path / "run")
+    if os.environ.get("DIFFEMBED_GOLDEN"):
+        lines = [f"# torch {torch.__version__}", *(f"{step} {loss!r}" for step, loss in curve)]
+        path.write_text("\n".join(lines) + "\n")
+    golden = [line.split() for line in path.read_text().splitlines()[1:]]
+    assert [step for step, _ in curve] == [int(step) for step, _ in golden]
+    for (_, loss), (_, expected) in zip(curve, golden, strict=True):
+        # 1e-4: CPUs sum in another order.
+        assert loss == pytest.approx(float(expected), abs=1e-4)
+
+
+def test_an_existing_run_is_refused(data, whole):
+    with pytest.raises(RunExistsError, match="--resume"):
+        run(whole, data, config())
+
+
+def test_resuming_with_other_settings_is_refused(data, whole):
+    with pytest.raises(ConfigError, match="loop"):
+        run(whole, data, config(num_steps=99), resume=True)
+
+
+def test_missing_data_leaves_no_run_behind(tmp_path):
+    with pytest.raises(DataError, match="not a folder"):
+        run(tmp_path / "run", tmp_path / "nowhere", config())
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_damaged_checkpoint_is_named(data, tmp_path):
+    run(tmp_path / "run", data, config(num_steps=6))
+    newest = tmp_path / "run" / "checkpoints" / "00000006"
+    (newest / "state.safetensors").write_bytes(b"short")
+    with pytest.raises(DiffembedError, match="00000006 is damaged"):
+        run(tmp_path / "run", data, config(num_steps=6), resume=True)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"objective": "next_token"},
+        {"segment_lengths": (32,)},
+        {"segment_lengths": (), "segment_shares": ()},
+        {"segment_lengths": (32, 4096)},
+        {"tokens_per_micro_batch": 16},
+    ],
+)
+def test_impossible_settings_are_refused(changes):
+    with pytest.raises(ConfigError):
+        config(**changes)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "diffembed.training.pretrain.planned_loss", lambda plan, states, table: states.sum() * float("nan")
+    )
+    with pytest.raises(DiffembedError, match="must be finite"):
+        run(tmp_path / "run", data, config())
+
+
+def test_masters_move_where_bf16_alone_would_stand_still():
+    layer = torch.nn.Linear(4, 4, bias=False).to(torch.bfloat16)
+    with torch.no_grad():
+        layer.weight.fill_(1.0)
+    optimizer = MasterOptimizer(layer, OptimizerConfig(peak_lr=1e-3, warmup_steps=0, weight_decay=0.0))
+    for _ in range(20):  # 20 steps of 1e-3; one alone is below bf16's 2^-8 at 1.0
+        layer.weight.grad = torch.ones_like(layer.weight)
+        optimizer.accumulate()
+        optimizer.step(1e-3)
+    assert float(optimizer.masters["weight"].mean()) == pytest.approx(0.98, abs=1e-3)
+    assert float(layer.weight.detach().float().mean()) == pytest.approx(0.98, abs=4e-3)
+
+
+def test_gradients_of_micro_batches_add_up_in_fp32():
+    layer = torch.nn.Linear(2, 1, bias=False).to(torch.bfloat16)
+    optimizer = MasterOptimizer(layer, OptimizerConfig(peak_lr=1e-3, warmup_steps=0, clip_norm=1e9))
+    for _ in range(3):
+        layer.weight.grad = torch.full_like(layer.weight, 1.0078125)  # exact in bf16; three times it is not
+        optimizer.accumulate()
+    assert optimizer.masters["weight"].grad.tolist() == [[3.0234375, 3.0234375]]
+    assert layer.weight.grad is None
+
+
+def test_learning_rate_warms_up_stays_and_falls_to_almost_nothing():
+    config = OptimizerConfig(peak_lr=1.0, warmup_steps=4, decay_share=0.5)
+    rates = [config.rate(step, 20) for step in range(1, 21)]
+    assert rates[:4] == [0.25, 0.5, 0.75, 1.0]
+    assert rates[4:11] == [1.0] * 7
+    assert rates[11:] == pytest.approx([0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1])
