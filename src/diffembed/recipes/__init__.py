@@ -11,7 +11,12 @@ def pretraining() -> dict[str, Callable[[], Any]]:
     """Recipes of `diffembed pretrain`, by name."""
     from diffembed.recipes import pretrain
 
-    return {"smoke": pretrain.smoke, "builtin": pretrain.builtin, "builtin-ar": pretrain.builtin_ar}
+    return {
+        "smoke": pretrain.smoke,
+        "builtin": pretrain.builtin,
+        "builtin-ar": pretrain.builtin_ar,
+        "builtin-gpu": pretrain.builtin_gpu,
+    }
 
 
 def finetuning() -> dict[str, Callable[[], Any]]:

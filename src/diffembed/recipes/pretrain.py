@@ -59,6 +59,18 @@ def builtin() -> PretrainConfig:
     )
 
 
+def builtin_gpu() -> PretrainConfig:
+    """`builtin` where a GPU is at hand: twice the layers (18.9M parameters, still 20 MB in int8), 1.05B tokens."""
+    small = builtin()
+    return replace(
+        small,
+        backbone=replace(small.backbone, num_layers=8),
+        loop=replace(small.loop, num_steps=8_000, log_every=20),
+        tokens_per_step=131_072,
+        tokens_per_micro_batch=65_536,
+    )
+
+
 def builtin_ar() -> PretrainConfig:
     """The autoregressive twin of `builtin`: same data, order, size and steps; next token, looking only back."""
     diffusion = builtin()
