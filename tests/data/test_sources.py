@@ -81,5 +81,5 @@ def test_damaged_archives_are_named(tmp_path, suffix, damage):
 @pytest.mark.parametrize("row", [{"title": "x"}, {"text": 3}, {"sections": [{"h": "x"}]}])
 def test_rows_without_text_are_refused(tmp_path, row):
     write(tmp_path / "docs.jsonl", [row])
-    with pytest.raises(DataError, match="no text `text`"):
+    with pytest.raises(DataError, match=r"docs\.jsonl:1 has (no text `text`|a section whose `text` is no text)"):
         list(iter_texts(find_sources(tmp_path)[0]))

@@ -1,13 +1,16 @@
 """Rows of text on disk: JSON lines, plain or compressed (.gz, .xz), in folders of sources.
 
-A data folder holds one sub-folder per source, or is one itself. A source has `docs.jsonl[.gz|.xz]` with rows
-`{id, title, text}` or `{id, title, sections: [{h, sub, text}]}`, or `pairs.jsonl[.gz|.xz]` with rows `{q, p, kind}`,
-or both.
+A data folder holds one sub-folder per source, or is one itself. A source has one or more of
+
+- `docs.jsonl`: rows `{id, title, text}` or `{id, title, sections: [{h, sub, text}]}`
+- `pairs.jsonl`: rows `{q, p, kind}`
+- `problems.jsonl` and `definitions.jsonl`: rows `{concept, problem, solution}` and `{concept, definition}`
 """
 
 import gzip
 import json
 import lzma
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +23,81 @@ SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.xz")
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A named folder with documents, pairs or both."""
+    """A named folder; None stands for a file that it does not have."""
 
     name: str
     docs: Path | None
     pairs: Path | None
+    problems: Path | None
+    definitions: Path | None
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A JSON object of a file, and the place that messages name."""
+
+    values: dict[str, Any]
+    place: str
+
+    def text(self, key: str) -> str:
+        """A text field.
+
+        Raises:
+            DataError: The field is missing or not a string.
+        """
+        value = self.values.get(key)
+        if not isinstance(value, str):
+            raise DataError(f"{self.place} has no text `{key}`", hint=f"every row needs a string `{key}`")
+        return value
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A part of a document; any field may be empty."""
+
+    heading: str
+    sub_heading: str
+    text: str
+
+    @property
+    def name(self) -> str:
+        return ": ".join(part for part in (self.heading, self.sub_heading) if part)
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A text with its headings; one without sections has a single one that has no name.
+
+    Attributes:
+        title: May be empty.
+        sections: In order.
+    """
+
+    title: str
+    sections: tuple[Section, ...]
+
+    @classmethod
+    def from_row(cls, row: Row) -> "Document":
+        """Read title and text or sections.
+
+        Raises:
+            DataError: A field is of the wrong kind.
+        """
+        title = row.text("title") if row.values.get("title") is not None else ""
+        if "sections" not in row.values:
+            return cls(title, (Section("", "", row.text("text")),))
+        sections = row.values["sections"]
+        if not isinstance(sections, list) or not all(isinstance(section, dict) for section in sections):
+            raise DataError(f"{row.place}: `sections` is no list of objects", hint="sections are [{h, sub, text}]")
+        return cls(title, tuple(_section(section, row.place) for section in sections))
+
+    @property
+    def text(self) -> str:
+        """Title, headings and text as one text, a line each."""
+        parts = [self.title]
+        for section in self.sections:
+            parts += [f"{section.heading} {section.sub_heading}".strip(), section.text]
+        return "\n".join(part for part in parts if part)
 
 
 def find_sources(folder: Path | str) -> list[Source]:
@@ -37,8 +110,9 @@ def find_sources(folder: Path | str) -> list[Source]:
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder", hint="give --data a folder of sources (docs.jsonl, pairs.jsonl)")
     candidates = [folder, *sorted(path for path in folder.iterdir() if path.is_dir())]
-    sources = [Source(path.name, _pick(path, "docs"), _pick(path, "pairs")) for path in candidates]
-    sources = [source for source in sources if source.docs or source.pairs]
+    stems = ("docs", "pairs", "problems", "definitions")
+    sources = [Source(path.resolve().name, *(_pick(path, stem) for stem in stems)) for path in candidates]
+    sources = [source for source in sources if source.docs or source.pairs or source.problems]
     if not sources:
         raise DataError(
             f"no docs.jsonl or pairs.jsonl in {folder} or its sub-folders", hint="see the data page in docs/"
@@ -46,7 +120,7 @@ def find_sources(folder: Path | str) -> list[Source]:
     return sources
 
 
-def read_rows(path: Path) -> Iterator[dict[str, Any]]:
+def read_rows(path: Path) -> Iterator[Row]:
     """Yield the JSON objects of a JSON-lines file; blank lines are skipped.
 
     Raises:
@@ -58,50 +132,35 @@ def read_rows(path: Path) -> Iterator[dict[str, Any]]:
             for number, line in enumerate(file, start=1):
                 if not line.strip():
                     continue
-                row = json.loads(line)
-                if not isinstance(row, dict):
+                values = json.loads(line)
+                if not isinstance(values, dict):
                     raise DataError(f"{path}:{number} is not a JSON object", hint="one JSON object a line")
-                yield row
+                yield Row(values, f"{path}:{number}")
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        where = f"{path}:{number + isinstance(error, UnicodeDecodeError)}"
+        raise DataError(f"{where} is not JSON: {error}", hint="one JSON object a line, in UTF-8") from None
+    except (EOFError, lzma.LZMAError, gzip.BadGzipFile, zlib.error) as error:
+        raise DataError(f"{path} is damaged after line {number}: {error}", hint="fetch the file again") from None
     except OSError as error:
         raise DataError(f"cannot read {path}: {error}", hint="check the path and that the file is whole") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise DataError(f"{path}:{number or 1} is not JSON: {error}", hint="one JSON object a line, in UTF-8") from None
-    except (EOFError, lzma.LZMAError, gzip.BadGzipFile) as error:
-        raise DataError(f"{path} is damaged after line {number}: {error}", hint="fetch the file again") from None
-
-
-def text_of(row: dict[str, Any], key: str, path: Path) -> str:
-    """A text field of a row.
-
-    Raises:
-        DataError: The field is missing or not a string.
-    """
-    value = row.get(key)
-    if not isinstance(value, str):
-        raise DataError(f"a row of {path} has no text `{key}`", hint=f"every row needs a string `{key}`")
-    return value
-
-
-def document_text(row: dict[str, Any], path: Path) -> str:
-    """Title, headings and text of a document row as one text."""
-    parts = [row.get("title") or ""]
-    if "sections" in row:
-        for section in row["sections"]:
-            heading = " ".join(x for x in (section.get("h"), section.get("sub")) if x)
-            parts += [heading, text_of(section, "text", path)]
-    else:
-        parts.append(text_of(row, "text", path))
-    return "\n".join(part for part in parts if part)
 
 
 def iter_texts(source: Source) -> Iterator[str]:
     """Every text of a source, for pre-training: its documents, or its pairs where it has no documents."""
     if source.docs:
-        for row in read_rows(source.docs):
-            yield document_text(row, source.docs)
-    elif source.pairs:
-        for row in read_rows(source.pairs):
-            yield f"{text_of(row, 'q', source.pairs)}\n{text_of(row, 'p', source.pairs)}"
+        yield from (Document.from_row(row).text for row in read_rows(source.docs))
+        return
+    if source.pairs:
+        yield from (f"{row.text('q')}\n{row.text('p')}" for row in read_rows(source.pairs))
+
+
+def _section(values: dict[str, Any], place: str) -> Section:
+    parts = [values.get(key) or "" for key in ("h", "sub")]
+    parts.append(values.get("text"))
+    for key, part in zip(("h", "sub", "text"), parts, strict=True):
+        if not isinstance(part, str):
+            raise DataError(f"{place} has a section whose `{key}` is no text", hint="sections are [{h, sub, text}]")
+    return Section(*parts)
 
 
 def _pick(folder: Path, stem: str) -> Path | None:

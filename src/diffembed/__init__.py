@@ -1,0 +1,26 @@
+"""Diffusion language models as text embedders: train, measure, run fast, search."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from diffembed.embedder import Embedder as Embedder
+
+__version__ = "0.1.0"
+__all__ = ["Embedder", "__version__"]
+
+# Where each public name lives. Looked up on first use (PEP 562), so that importing the package costs no torch.
+_HOMES = {"Embedder": "diffembed.embedder"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value  # the next look-up does not come here
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

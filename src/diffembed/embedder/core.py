@@ -1,0 +1,344 @@
+"""The public face: texts in, unit vectors out."""
+
+import os
+import time
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from diffembed.backbone import DIRECTIONS, Backbone, Direction, pack
+from diffembed.backbone.compact import pack_weights, unpack_weights
+from diffembed.backbone.fused import FusedBackbone
+from diffembed.embedder import folder
+from diffembed.embedder.layout import OVERFLOWS, Layout, Overflow, batches, lay_out, read_chunks, token_rows
+from diffembed.embedder.model import Model
+from diffembed.embedder.report import Encoded, Report
+from diffembed.errors import CheckpointError, ConfigError
+from diffembed.hardware import default_device, default_dtype
+from diffembed.readout import MeanPool, Precision, check_readout, to_precision, to_vectors
+from diffembed.text.instructions import DEFAULT_PROMPTS, ROLES, Role, instruction_prompt
+from diffembed.text.tokenizer import Tokenizer
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+# Tokens in a batch. A CPU wants what stays in its caches (1,024 and 2,048 measured equal, 512 and 4,096 slower); a GPU
+# wants enough to be busy.
+CPU_BATCH_TOKENS = 2_048
+GPU_BATCH_TOKENS = 32_768
+
+# Replayed to see that a folder still gives the vectors it was saved with: a role, an empty text, odd ones, windows.
+GOLDEN_TEXTS: tuple[tuple[Role, str], ...] = (
+    ("query", "how do I copy a folder?"),
+    ("document", "Recursively copy an entire directory tree rooted at src to a directory named dst."),
+    ("document", ""),
+    ("document", "naïve café,\n\t3.14159 ≈ π — 日本語 🙂"),
+    ("document", " ".join(str(number) for number in range(1_000))),
+)
+GOLDEN_DECIMALS = 7
+
+
+class Embedder:
+    """Turns texts into vectors of unit length with a backbone that reads each text on its own.
+
+    A text's vector is the mean of its token states after the final norm, scaled to unit length. Its prompt is read
+    but not counted; the EOS that ends it is. It doesn't depend on the other texts of a call.
+
+    Use `load` or `from_backbone` to make one.
+    """
+
+    def __init__(self, model: Model, *, dtype: torch.dtype, device: torch.device) -> None:
+        self._model = model
+        self._engine = FusedBackbone(model.backbone, dtype=dtype, device=device)
+        self._has_warned = False
+        self.last_report: Report | None = None
+        """Of the latest `encode*` call. Use `embed` where several threads share an embedder."""
+
+    @classmethod
+    def load(
+        cls,
+        name: str | os.PathLike[str] = "builtin",
+        device: str | torch.device | None = None,
+        dtype: str | torch.dtype | None = None,
+        direction: Direction | None = None,
+    ) -> "Embedder":
+        """Load a model; nothing but safetensors and JSON is read.
+
+        Args:
+            name: `builtin`, a folder, or a hub id (owner/name; needs the extra `hub`, and only then the network).
+            device: Where to compute; a GPU if there is one when absent.
+            dtype: `float32` or `bfloat16`; when absent bf16 where the hardware multiplies it fast, else fp32.
+            direction: Overrules the model's own: both, forward (causal) or backward.
+
+        Raises:
+            CheckpointError: There is no such model, or it is damaged.
+            ConfigError: An argument, or a JSON file of the model, cannot be used.
+            MissingExtraError: A hub id, and no hub client is installed.
+        """
+        if direction is not None and direction not in DIRECTIONS:
+            raise ConfigError(f"direction is {direction!r}", hint=f"allowed: {', '.join(DIRECTIONS)}")
+        on = _device(device)
+        as_type = _dtype(dtype, on)
+        return cls(folder.read_model(folder.find(name), direction), dtype=as_type, device=on)
+
+    @classmethod
+    def from_backbone(
+        cls,
+        backbone: Backbone,
+        tokenizer: Tokenizer,
+        *,
+        max_tokens: int,
+        prompts: Mapping[str, str] | None = None,
+        trained: Mapping[str, Any] | None = None,
+        device: str | torch.device | None = None,
+        dtype: str | torch.dtype | None = None,
+    ) -> "Embedder":
+        """Make an embedder of a backbone as it is now; training it further does not change the embedder.
+
+        Args:
+            backbone: Copied in fp32.
+            tokenizer: Its tokenizer.
+            max_tokens: Limit of a sequence, prompt and EOS included.
+            prompts: By role; absent means ours (`<|query|>` before a query).
+            trained: Facts about the training that travel with the model; JSON values.
+            device: As for `load`.
+            dtype: As for `load`.
+
+        Raises:
+            CheckpointError: The parts do not fit each other.
+        """
+        on = _device(device)
+        weights = {n: p.detach().to("cpu", torch.float32, copy=True) for n, p in backbone.named_parameters()}
+        model = Model(
+            backbone=Backbone.from_weights(backbone.config, weights).requires_grad_(False).eval(),
+            tokenizer=tokenizer,
+            prompts=dict(DEFAULT_PROMPTS if prompts is None else prompts),
+            max_tokens=max_tokens,
+            trained=dict(trained or {}),
+        )
+        return cls(model, dtype=_dtype(dtype, on), device=on)
+
+    @property
+    def dims(self) -> int:
+        """Length of a full vector."""
+        return self._model.backbone.config.width
+
+    @property
+    def max_tokens(self) -> int:
+        """Tokens read at a time, prompt and EOS included; what happens to longer texts is `overflow`."""
+        return self._model.max_tokens
+
+    @property
+    def direction(self) -> Direction:
+        return self._model.backbone.config.direction
+
+    @property
+    def prompts(self) -> dict[str, str]:
+        """By role."""
+        return dict(self._model.prompts)
+
+    @property
+    def trained(self) -> dict[str, Any]:
+        """Facts about the training, as they were saved."""
+        return dict(self._model.trained)
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return self._model.tokenizer
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """In which the products run; pooling and vectors are fp32 always."""
+        return self._engine.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self._engine.device
+
+    def __repr__(self) -> str:
+        dtype = str(self.dtype).removeprefix("torch.")
+        return f"Embedder(dims={self.dims}, max_tokens={self.max_tokens}, {self.direction}, {dtype} on {self.device})"
+
+    def encode(
+        self,
+        texts: Iterable[str],
+        dims: int | None = None,
+        precision: Precision = "float32",
+        overflow: Overflow = "window",
+    ) -> NDArray[Any]:
+        """Vectors of texts that have no role: no prompt. See `embed`."""
+        return self._remember(self.embed(texts, role=None, dims=dims, precision=precision, overflow=overflow))
+
+    def encode_query(
+        self,
+        texts: Iterable[str],
+        instruction: str | None = None,
+        dims: int | None = None,
+        precision: Precision = "float32",
+        overflow: Overflow = "window",
+    ) -> NDArray[Any]:
+        """Vectors of queries; `instruction` says what they ask for, in place of the model's own prompt. See `embed`."""
+        return self._remember(
+            self.embed(texts, "query", instruction=instruction, dims=dims, precision=precision, overflow=overflow)
+        )
+
+    def encode_document(
+        self,
+        texts: Iterable[str],
+        dims: int | None = None,
+        precision: Precision = "float32",
+        overflow: Overflow = "window",
+    ) -> NDArray[Any]:
+        """Vectors of what is searched. See `embed`."""
+        return self._remember(self.embed(texts, "document", dims=dims, precision=precision, overflow=overflow))
+
+    def embed(
+        self,
+        texts: Iterable[str],
+        role: Role | None = "document",
+        *,
+        instruction: str | None = None,
+        dims: int | None = None,
+        precision: Precision = "float32",
+        overflow: Overflow = "window",
+    ) -> Encoded:
+        """Turn texts into vectors and say what was done to them. Safe to call from several threads.
+
+        Args:
+            texts: Strings; a single one must be put in a list.
+            role: What they are; None for no prompt.
+            instruction: For queries, in place of the model's own prompt.
+            dims: Keep the first dims, then scale to unit length again.
+            precision: float32; int8: each row times 127 / its largest magnitude, so that a row divided by its length is
+                the vector again; binary: a bit per dimension, eight in a uint8 (np.packbits of vector > 0).
+            overflow: What happens to a text over the limit. `window`: it is read in overlapping windows, and each token
+                counts once, from the window where it stands farther from an edge. `truncate`: its beginning counts, and
+                a warning is given once. `error`: DataError, for an empty text too.
+
+        Returns:
+            Vectors in the order of the texts, and the report.
+
+        Raises:
+            ConfigError: An argument cannot be used.
+            DataError: A text is no string, or in mode `error` empty or too long.
+            CheckpointError: The model gave no finite numbers.
+        """
+        started = time.perf_counter()
+        check_readout(dims, precision, width=self.dims)
+        if overflow not in OVERFLOWS:
+            raise ConfigError(f"overflow is {overflow!r}", hint=f"allowed: {', '.join(OVERFLOWS)}")
+        prompt = self.tokenizer.encode([self._prompt(role, instruction)])[0]
+        layouts: list[Layout] = []
+        parts = [to_precision(np.empty((0, dims or self.dims), np.float32), precision)]
+        for first, chunk in read_chunks(texts):
+            layout = lay_out(
+                self.tokenizer.encode(chunk),
+                first=first,
+                prompt=prompt,
+                eos_id=self.tokenizer.eos_id,
+                max_tokens=self.max_tokens,
+                overflow=overflow,
+            )
+            parts.append(to_precision(self._vectors(layout, first, dims), precision))
+            layout.pieces.clear()
+            layouts.append(layout)
+        counts = {
+            name: sum(getattr(layout, name) for layout in layouts)
+            for name in ("texts", "tokens", "truncated", "windowed", "windows", "empty")
+        }
+        report = Report(**counts, seconds=time.perf_counter() - started)
+        self._warn_once(report)
+        return Encoded(vectors=np.concatenate(parts), report=report)
+
+    def save(self, path: str | os.PathLike[str], *, weights: folder.Weights = "float32") -> None:
+        """Write a model folder, whole or not at all.
+
+        sentence-transformers >= 6 loads it offline, without remote code, and gives the same vectors. Vectors of a few
+        texts are written with it, so that any later copy can be checked.
+
+        Args:
+            path: A new or empty folder, or one that holds nothing but a model, which is replaced.
+            weights: `float32`, or `int8` for a quarter of the space, which only diffembed reads.
+
+        Raises:
+            CheckpointError: The folder holds something else or cannot be written, or no other library could tell the
+                model's direction (backward).
+            ConfigError: `weights` is unknown.
+        """
+        if weights not in folder.WEIGHTS:
+            raise ConfigError(f"weights is {weights!r}", hint=f"allowed: {', '.join(folder.WEIGHTS)}")
+        model = self._model
+        if weights == "int8":  # the golden vectors are those of the weights that will be read back
+            rounded = unpack_weights(pack_weights(dict(model.backbone.named_parameters())))
+            model = replace(model, backbone=Backbone.from_weights(model.backbone.config, rounded).eval())
+        exact = Embedder(model, dtype=torch.float32, device=torch.device("cpu"))
+        golden = [
+            {"role": role, "text": text, "vector": exact._golden_vector(text, role)} for role, text in GOLDEN_TEXTS
+        ]
+        folder.write_model(model, Path(path), golden, weights)
+
+    def _golden_vector(self, text: str, role: Role) -> list[float]:
+        return self.embed([text], role).vectors[0].astype(float).round(GOLDEN_DECIMALS).tolist()
+
+    def _prompt(self, role: Role | None, instruction: str | None) -> str:
+        if role is not None and role not in ROLES:
+            raise ConfigError(f"role is {role!r}", hint=f"allowed: {', '.join(ROLES)}, None")
+        if instruction is None:
+            return "" if role is None else self._model.prompts.get(role, "")
+        if role != "query":
+            raise ConfigError(f"an instruction belongs to queries, and the role is {role}", hint="use encode_query")
+        return instruction_prompt(instruction)
+
+    @torch.inference_mode()
+    def _vectors(self, layout: Layout, first: int, dims: int | None) -> NDArray[np.float32]:
+        pool = MeanPool(layout.texts, self.dims, self.device)
+        budget = CPU_BATCH_TOKENS if self.device.type == "cpu" else GPU_BATCH_TOKENS
+        for batch in batches(layout.pieces, budget):
+            # Sorted by length, so packing keeps their order.
+            states_TD = self._engine(pack([piece.ids for piece in batch], self.device))
+            pool.add(states_TD, torch.from_numpy(token_rows(batch)).to(self.device))
+        means_ND = pool.means()
+        is_finite_N = means_ND.isfinite().all(dim=-1)
+        if not bool(is_finite_N.all()):
+            number = first + int(is_finite_N.logical_not().nonzero()[0])
+            raise CheckpointError(
+                f"the model gave no finite vector for text {number}", hint="its weights are damaged; copy them again"
+            )
+        return to_vectors(means_ND, dims).cpu().numpy()
+
+    def _remember(self, encoded: Encoded) -> NDArray[Any]:
+        self.last_report = encoded.report
+        return encoded.vectors
+
+    def _warn_once(self, report: Report) -> None:
+        if report.truncated and not self._has_warned:
+            self._has_warned = True
+            warnings.warn(
+                f"{report.truncated} of {report.texts} texts were cut to {self.max_tokens} tokens; this is said once, "
+                "the report counts them (overflow='window' would read all of each text)",
+                stacklevel=4,
+            )
+
+
+def _device(device: str | torch.device | None) -> torch.device:
+    try:
+        found = torch.device(device or default_device())
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError, TypeError) as error:  # torch without CUDA asserts
+        reason = str(error).partition("\n")[0]
+        raise ConfigError(f"device {device!r} cannot be used: {reason}", hint="cpu works everywhere") from None
+    return found
+
+
+def _dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
+    if dtype is None:
+        return default_dtype(device.type)
+    found = DTYPES.get(dtype.removeprefix("torch.")) if isinstance(dtype, str) else dtype
+    if found not in DTYPES.values():
+        raise ConfigError(f"dtype is {dtype!r}", hint=f"allowed: {', '.join(DTYPES)}")
+    return found  # type: ignore[return-value]

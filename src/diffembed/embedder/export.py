@@ -1,0 +1,137 @@
+"""The files by which sentence-transformers, TEI and vLLM read a model folder, and by which we read theirs.
+
+Stock modules only: for any other, sentence-transformers 6 asks for trust_remote_code, in local folders too.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from diffembed.configs import read_json
+from diffembed.embedder.model import Model
+from diffembed.errors import CheckpointError
+
+MODULES_FILE = "modules.json"
+TRANSFORMER_FILE = "sentence_bert_config.json"
+POOLING_FILE = "1_Pooling/config.json"
+SETTINGS_FILE = "config_sentence_transformers.json"
+CARD_FILE = "README.md"
+
+# The short types are the ones that releases before 5.4 know too; 6.2 loads them with the same vectors.
+MODULES = [
+    {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
+    {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
+    {"idx": 2, "name": "2", "path": "2_Normalize", "type": "sentence_transformers.models.Normalize"},
+]
+# The least releases that compute the right thing: transformers reads `is_causal: false` since 5.9.
+VERSIONS = {"sentence_transformers": "6.0.0", "transformers": "5.9.0", "pytorch": "2.11.0"}
+LEGACY_MODES = ("cls_token", "mean_tokens", "max_tokens", "mean_sqrt_len_tokens", "weightedmean_tokens", "lasttoken")
+
+CARD = """\
+---
+library_name: sentence-transformers
+pipeline_tag: sentence-similarity
+tags: [diffembed, sentence-transformers, feature-extraction]
+---
+
+# A text embedder made with diffembed
+
+{params:.1f}M parameters, {dims} dimensions, up to {max_tokens} tokens at a time, attention: {direction}.
+A vector is the mean of the token states after the final norm, scaled to unit length; the prompt's tokens are left out.
+
+```python
+from diffembed import Embedder
+
+embedder = Embedder.load("path/to/this/folder")
+embedder.encode_query(["..."]) @ embedder.encode_document(["..."]).T
+```
+
+```python
+from sentence_transformers import SentenceTransformer  # {versions}
+
+model = SentenceTransformer("path/to/this/folder")
+model.encode_query(["..."]) @ model.encode_document(["..."]).T
+model.encode(["..."], prompt="an instruction<|query|>")  # a query with an instruction
+```
+
+## Training
+
+```json
+{trained}
+```
+"""
+
+
+def write_export(model: Model, folder: Path) -> None:
+    """Write what other libraries need beside config.json, weights and tokenizer."""
+    width = model.backbone.config.width
+    pooling = {
+        # Both schemas: TEI demands the old keys, sentence-transformers >= 5.4 writes the new ones (field.md T7).
+        "word_embedding_dimension": width,
+        **{f"pooling_mode_{mode}": mode == "mean_tokens" for mode in LEGACY_MODES},
+        "embedding_dimension": width,
+        "pooling_mode": "mean",
+        "include_prompt": False,
+    }
+    settings = {
+        "__version__": VERSIONS,
+        "model_type": "SentenceTransformer",
+        "prompts": {"query": "", "document": "", **model.prompts},
+        "default_prompt_name": None,
+        "similarity_fn_name": "cosine",
+    }
+    (folder / "1_Pooling").mkdir()
+    (folder / "2_Normalize").mkdir()
+    _write_json(folder / MODULES_FILE, MODULES)
+    _write_json(folder / TRANSFORMER_FILE, {"max_seq_length": model.max_tokens, "do_lower_case": False})
+    _write_json(folder / POOLING_FILE, pooling)
+    _write_json(folder / "2_Normalize" / "config.json", {})
+    _write_json(folder / SETTINGS_FILE, settings)
+    (folder / CARD_FILE).write_text(_card(model), encoding="utf-8")
+
+
+def read_export(folder: Path) -> dict[str, Any] | None:
+    """Prompts and max_tokens of a sentence-transformers folder, or None where it is none.
+
+    Raises:
+        CheckpointError: It computes its vectors in a way that we don't.
+    """
+    if not (folder / MODULES_FILE).is_file():
+        return None
+    try:
+        modules = json.loads((folder / MODULES_FILE).read_text(encoding="utf-8"))
+        kinds = [module["type"].rsplit(".", 1)[-1] for module in modules]
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise CheckpointError(f"{folder / MODULES_FILE} cannot be read: {error}", hint="restore the file") from None
+    if kinds != ["Transformer", "Pooling", "Normalize"]:
+        raise CheckpointError(
+            f"{folder} is made of {', '.join(kinds)}", hint="only Transformer, Pooling, Normalize is supported"
+        )
+    pooling = read_json(folder / POOLING_FILE)
+    legacy = [mode for mode in LEGACY_MODES if pooling.get(f"pooling_mode_{mode}")]
+    if pooling.get("pooling_mode", "mean") != "mean" or legacy not in ([], ["mean_tokens"]):
+        raise CheckpointError(f"{folder / POOLING_FILE} asks for another pooling", hint="only the mean is supported")
+    settings = read_json(folder / SETTINGS_FILE) if (folder / SETTINGS_FILE).is_file() else {}
+    prompts = {role: prompt for role, prompt in (settings.get("prompts") or {}).items() if prompt}
+    if prompts and pooling.get("include_prompt", True):
+        raise CheckpointError(
+            f"{folder / POOLING_FILE} pools the prompt too", hint="only include_prompt false is supported"
+        )
+    transformer = read_json(folder / TRANSFORMER_FILE) if (folder / TRANSFORMER_FILE).is_file() else {}
+    return {"prompts": prompts, "max_tokens": transformer.get("max_seq_length")}
+
+
+def _card(model: Model) -> str:
+    config = model.backbone.config
+    return CARD.format(
+        params=sum(p.numel() for p in model.backbone.parameters()) / 1e6,
+        dims=config.width,
+        max_tokens=model.max_tokens,
+        direction={"both": "both ways", "forward": "causal"}[config.direction],
+        versions=", ".join(f"{name} >= {VERSIONS[name]}" for name in ("sentence_transformers", "transformers")),
+        trained=json.dumps(dict(model.trained), indent=2, ensure_ascii=False),
+    )
+
+
+def _write_json(path: Path, data: Any) -> None:
+    path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

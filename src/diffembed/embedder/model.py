@@ -1,0 +1,62 @@
+"""What makes an embedder, and the checks that its parts fit each other."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from diffembed.backbone import Backbone
+from diffembed.errors import CheckpointError
+from diffembed.text.instructions import DEFAULT_PROMPTS, ROLES
+from diffembed.text.tokenizer import SPECIAL_TOKENS, Tokenizer
+
+# A prompt's last token, one of the text, EOS.
+LEAST_TOKENS = 3
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Model:
+    """A backbone and how its states become vectors."""
+
+    backbone: Backbone
+    """fp32, on the CPU: what is saved, whatever the engine computes in."""
+    tokenizer: Tokenizer
+    prompts: Mapping[str, str] = field(default_factory=lambda: dict(DEFAULT_PROMPTS))
+    """By role; empty for none."""
+    max_tokens: int
+    """Longest sequence, prompt and EOS included."""
+    trained: Mapping[str, Any] = field(default_factory=dict)
+    """Facts about the training: recipe, steps, data. JSON values."""
+
+    def __post_init__(self) -> None:
+        config = self.backbone.config
+        if self.tokenizer.vocab_size > config.vocab_size:
+            raise CheckpointError(
+                f"the tokenizer has {self.tokenizer.vocab_size} tokens, the embedding table {config.vocab_size}",
+                hint="tokenizer.json and the weights must come from the same model",
+            )
+        limit = self.max_tokens
+        if isinstance(limit, bool) or not isinstance(limit, int) or not LEAST_TOKENS <= limit <= config.max_positions:
+            raise CheckpointError(
+                f"max_tokens is {limit!r}", hint=f"allowed: {LEAST_TOKENS} to {config.max_positions} (max_positions)"
+            )
+        unknown = sorted(set(self.prompts) - set(ROLES))
+        if unknown:
+            raise CheckpointError(f"there is no role {', '.join(unknown)}", hint=f"roles: {', '.join(ROLES)}")
+        for role, prompt in self.prompts.items():
+            self._check_prompt(role, prompt)
+
+    def _check_prompt(self, role: str, prompt: Any) -> None:
+        if not isinstance(prompt, str):
+            raise CheckpointError(f"the prompt of role {role} is {prompt!r}", hint="a prompt is a string")
+        ids = self.tokenizer.encode([prompt])[0]
+        # Anything else may merge with the text behind it (see text/instructions.py).
+        if ids and self.tokenizer.raw.id_to_token(ids[-1]) not in SPECIAL_TOKENS:
+            raise CheckpointError(
+                f"the prompt of role {role} ends in {prompt[-20:]!r}, which is no special token of the tokenizer",
+                hint=f"end it in one of {' '.join(SPECIAL_TOKENS)}",
+            )
+        if len(ids) > self.max_tokens - 2:
+            raise CheckpointError(
+                f"the prompt of role {role} has {len(ids)} tokens, max_tokens is {self.max_tokens}",
+                hint="shorten it or raise max_tokens",
+            )
