@@ -22,6 +22,7 @@ from diffembed.text.tokenizer import Tokenizer
 from diffembed.training import checkpoint, loop
 from diffembed.training.optimizer import MasterOptimizer, OptimizerConfig
 from diffembed.training.pretrain import PretrainConfig, main
+from tests.golden_curves import check_curve
 
 
 @pytest.fixture(scope="session")
@@ -157,18 +158,8 @@ def test_builtin_and_its_twin_differ_in_objective_and_direction_only():
 
 
 def test_golden_curve(data, tmp_path):
-    """The loss of a tiny run, committed. Written anew by `make golden`, in a commit that says why."""
-    path = Path(__file__).parents[1] / "golden" / "tiny_pretrain.txt"
     run(tmp_path / "run", data, config(dtype="float32"))
-    curve = losses(tmp_path / "run")
-    if os.environ.get("DIFFEMBED_GOLDEN"):
-        lines = [f"# torch {torch.__version__}", *(f"{step} {loss!r}" for step, loss in curve)]
-        path.write_text("\n".join(lines) + "\n")
-    golden = [line.split() for line in path.read_text().splitlines()[1:]]
-    assert [step for step, _ in curve] == [int(step) for step, _ in golden]
-    for (_, loss), (_, expected) in zip(curve, golden, strict=True):
-        # 1e-4: CPUs sum in another order.
-        assert loss == pytest.approx(float(expected), abs=1e-4)
+    check_curve("tiny_pretrain", tmp_path / "run")
 
 
 def test_an_existing_run_is_refused(data, whole):

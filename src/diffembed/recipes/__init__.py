@@ -26,6 +26,10 @@ def finetuning() -> dict[str, Callable[[], Any]]:
     return {"smoke": finetune.smoke, "builtin": finetune.builtin, "builtin-scratch": finetune.builtin_scratch}
 
 
+TABLES = {"pretrain": pretraining, "finetune": finetuning}
+"""The recipes of each verb."""
+
+
 def load(recipes: dict[str, Callable[[], Any]], name: str) -> Any:
     """The configuration that a recipe gives.
 
