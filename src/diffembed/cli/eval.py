@@ -1,0 +1,37 @@
+"""`diffembed eval`: measure a model on retrieval tasks."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from diffembed.cli.frame import talk
+
+
+def command(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="`builtin`, a model folder, a hub id, or `bm25` for the baseline.")
+    ],
+    tasks: Annotated[list[Path], typer.Option("--task", metavar="FOLDER", help="A folder in BEIR form. Repeatable.")],
+    measures: Annotated[
+        list[str] | None, typer.Option("--measure", metavar="NAME", help="For example nDCG@10. Repeatable.")
+    ] = None,
+    with_bm25: Annotated[bool, typer.Option("--with-bm25", help="Fuse the model with BM25.")] = False,
+    instruction: Annotated[
+        str | None, typer.Option(metavar="S", help="For queries that bring no instruction of their own.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one object a task and measure.")] = False,
+) -> None:
+    """Measure a model on retrieval tasks."""
+    from diffembed.evaluation.evaluate import DEFAULT_MEASURES, evaluate_model
+
+    names = measures or DEFAULT_MEASURES
+    if not as_json:
+        talk(f"{'task':<28} {'measure':<12} value (x100)")
+    for result in evaluate_model(model, tasks, measures=names, with_bm25=with_bm25, instruction=instruction):
+        for row in result.rows():
+            if as_json:
+                print(json.dumps(row), flush=True)
+            else:
+                print(f"{row['task']:<28} {row['measure']:<12} {100 * row['value']:.2f}", flush=True)

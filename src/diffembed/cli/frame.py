@@ -1,0 +1,72 @@
+"""What verbs share: talk on stderr, errors as one line and a hint."""
+
+import difflib
+import os
+import sys
+from collections.abc import Iterable
+
+import typer
+
+from diffembed.errors import ConfigError, DiffembedError
+
+INTERRUPTED = 130
+CLOSED_PIPE = 141
+"""128 + SIGINT and 128 + SIGPIPE: what a shell reports for a program that such a signal ended."""
+
+
+def talk(message: str) -> None:
+    """Say something to the person at the terminal; stdout stays data."""
+    print(message, file=sys.stderr)
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """Hint at the known name that a misspelt one is close to, if there is one."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f"did you mean `{near[0]}`?" if near else None
+
+
+def report(error: BaseException) -> int:
+    """Tell a person what went wrong in one line and a hint, and choose the exit status.
+
+    With DIFFEMBED_DEBUG=1 in the environment the traceback comes first.
+    """
+    if isinstance(error, SystemExit):
+        raise error
+    if isinstance(error, BrokenPipeError):
+        return _close_quietly()
+    if os.environ.get("DIFFEMBED_DEBUG", "") not in ("", "0"):
+        import traceback
+
+        traceback.print_exception(error)
+    if isinstance(error, KeyboardInterrupt | typer.Abort):
+        talk("interrupted")
+        return INTERRUPTED
+    message, hint, status = _describe(error)
+    talk(f"error: {_one_line(message)}")
+    if hint:
+        talk(f"hint: {_one_line(hint)}")
+    return status
+
+
+def _describe(error: BaseException) -> tuple[str, str | None, int]:
+    if isinstance(error, DiffembedError):
+        return error.message, error.hint, 2 if isinstance(error, ConfigError) else 1
+    if isinstance(error, typer.TyperException):  # the command line itself: an unknown option, a missing argument
+        context = getattr(error, "ctx", None)
+        program = context.command_path if context else "diffembed"
+        message = error.format_message().replace("Value error, ", "")  # pydantic's words, which typer passes on
+        return message, f"`{program} --help` shows what it takes", error.exit_code
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.filename}: {error.strerror}", "check the path, its permissions and the free space", 1
+    debug = "set DIFFEMBED_DEBUG=1 to see the traceback, and report it: this is a bug in diffembed"
+    return f"internal error: {type(error).__name__}: {error}", debug, 1
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _close_quietly() -> int:
+    # Whoever read our output has left (`| head`). What is still buffered goes nowhere, without a complaint at exit.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return CLOSED_PIPE

@@ -1,0 +1,189 @@
+import io
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from diffembed import demo as demo_module
+from diffembed.data.docstrings import Passage
+from diffembed.demo import MODES, SAMPLE_QUESTIONS, Demo, build_demo, open_demo, render, run
+from diffembed.errors import DataError
+from tests.hashed_words import HashedWords
+
+TEXTS = {
+    "csv.reader": "Read rows of a csv file.",
+    "csv.writer": "Write rows to a csv file.",
+    "threading.Barrier.wait": "Wait for the barrier until all threads have arrived.",
+    "concurrent.futures.thread.some_rather_long_module_name.ThreadPoolExecutor.submit": "Submit a call [to] a pool: "
+    + "it is executed as soon as a thread of the pool has time for it. " * 5,
+    "heapq.nlargest": "Find the n largest elements in a dataset.",
+}
+PASSAGES = [
+    Passage(id=name, text=text, path=name.replace(".", "/") + ".py", line=10 + i, kind="function")
+    for i, (name, text) in enumerate(TEXTS.items())
+]
+
+
+@pytest.fixture
+def demo() -> Demo:
+    return build_demo(HashedWords(), PASSAGES)
+
+
+def shown(demo: Demo, question: str, width: int, **options) -> str:
+    console = Console(file=io.StringIO(), width=width, **options)
+    render(demo.ask(question), console)
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_all_three_searches_find_the_passage(demo: Demo) -> None:
+    answer = demo.ask("how do I read a csv file", k=2)
+    assert list(answer.hits) == list(MODES)
+    for mode, hits in answer.hits.items():
+        assert hits[0].passage.id == "csv.reader", mode
+        assert [hit.rank for hit in hits] == [1, 2]
+        assert hits[0].score > hits[1].score
+        assert hits[0].where == "csv/reader.py:10"
+
+
+def test_vectors_stay_with_their_passages_whatever_the_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo_module, "SLICE_TEXTS", 2)
+    shares: list[float] = []
+    demo = build_demo(HashedWords(), PASSAGES, progress=shares.append)
+    expected = HashedWords().encode_document([f"{each.id}\n{each.text}" for each in PASSAGES])
+    assert np.array_equal(demo.vectors, expected)
+    assert len(shares) == 3 and shares == sorted(shares) and shares[-1] == 1
+
+
+def test_tokens_are_counted_when_the_embedder_counts_them(demo: Demo) -> None:
+    class Counting(HashedWords):
+        def encode_document(self, texts):
+            self.last_report = SimpleNamespace(tokens=sum(len(text.split()) for text in texts))
+            return super().encode_document(texts)
+
+    assert demo.tokens is None
+    assert build_demo(Counting(), PASSAGES).tokens == sum(len(f"{e.id} {e.text}".split()) for e in PASSAGES)
+
+
+def test_words_that_nobody_knows_and_no_question(demo: Demo) -> None:
+    answer = demo.ask("xylophone")
+    assert answer.hits["lexical"] == ()
+    assert [hit.passage for hit in answer.hits["fused"]] == [hit.passage for hit in answer.hits["dense"]]
+    assert "nothing found" in shown(demo, "xylophone", 100)
+    with pytest.raises(DataError, match="question is empty"):
+        demo.ask(" \n")
+    with pytest.raises(DataError, match="no passage"):
+        build_demo(HashedWords(), [])
+
+
+def test_the_instruction_reaches_the_embedder(demo: Demo) -> None:
+    demo.ask("read", instruction="find the function")
+    demo.ask("read")
+    assert [call[2] for call in demo.embedder.calls if call[0] == "query"] == ["find the function", None]  # type: ignore[attr-defined]
+
+
+def test_rows_name_everything(demo: Demo) -> None:
+    rows = list(demo.ask("read a csv file", k=2).rows())
+    assert [(row["mode"], row["rank"]) for row in rows] == [(mode, rank) for mode in MODES for rank in (1, 2)]
+    assert rows[0] == {
+        "question": "read a csv file",
+        "mode": "dense",
+        "rank": 1,
+        "score": rows[0]["score"],
+        "id": "csv.reader",
+        "path": "csv/reader.py",
+        "line": 10,
+        "text": "Read rows of a csv file.",
+    }
+
+
+@pytest.mark.parametrize("width", [80, 100, 140])
+def test_side_by_side_it_fits_and_reads_as_plain_text(demo: Demo, width: int) -> None:
+    lines = shown(demo, "submit a call to the pool", width).split("\n")
+    assert max(map(len, lines)) <= width
+    assert not any(line != line.rstrip() for line in lines)
+    assert "\x1b" not in "".join(lines)
+    heading = next(line for line in lines if "dense" in line)
+    assert "lexical" in heading and "fused" in heading
+    columns = [heading.index(mode) for mode in MODES]
+    first = lines[lines.index(heading) + 2]
+    cells = [first[start:end] for start, end in zip(columns, [*columns[1:], None], strict=True)]
+    assert all(cell.rstrip().endswith("ThreadPoolExecutor.submit"[-12:]) for cell in cells)
+    assert "[to]" in "\n".join(lines)  # square brackets are text, not markup
+
+
+def test_narrow_terminals_get_one_below_the_other(demo: Demo) -> None:
+    lines = shown(demo, "read a csv file", 50).split("\n")
+    assert max(map(len, lines)) <= 50
+    starts = [next(i for i, line in enumerate(lines) if line.startswith(mode)) for mode in MODES]
+    assert starts == sorted(starts)
+    assert "csv/reader.py:10" in "".join(lines[starts[0] : starts[1]])
+
+
+def test_a_terminal_gets_colours(demo: Demo) -> None:
+    assert "\x1b[" in shown(demo, "read a csv file", 100, force_terminal=True)
+
+
+@pytest.fixture
+def small_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo_module, "read_docstrings", lambda: PASSAGES)
+    monkeypatch.setattr(demo_module, "fingerprint", lambda: "here")
+
+
+@pytest.mark.usefixtures("small_library")
+def test_the_second_time_nothing_is_embedded_but_a_few_probes(tmp_path: Path) -> None:
+    said: list[str] = []
+    first = open_demo(HashedWords(), model="m", cache=tmp_path, say=said.append)
+    assert "embedding 5 docstrings" in said[0] and "5 passages, embedded in" in said[1]
+    again = HashedWords()
+    second = open_demo(again, model="m", cache=tmp_path, say=said.append)
+    assert again.calls == [("document", 3, None)]
+    assert "embedded earlier" in said[2] and len(said) == 3
+    assert list(second.passages) == PASSAGES
+    assert np.array_equal(second.vectors, first.vectors)
+    assert [path.suffix for path in tmp_path.iterdir()] == [".safetensors"]
+    open_demo(HashedWords(), model="another", cache=tmp_path)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.usefixtures("small_library")
+@pytest.mark.parametrize("damage", ["empty", "cut", "foreign", "retrained", "other dims"])
+def test_a_cache_that_cannot_be_believed_is_made_again(tmp_path: Path, damage: str) -> None:
+    open_demo(HashedWords(), model="m", cache=tmp_path)
+    [path] = tmp_path.iterdir()
+    good = path.read_bytes()
+    damaged = {"empty": b"", "cut": good[:-100], "foreign": b"\x08\0\0\0\0\0\0\0{}      "}
+    path.write_bytes(damaged.get(damage, good))
+    embedder = {"retrained": HashedWords(seed=1), "other dims": HashedWords(dims=32)}.get(damage, HashedWords())
+    said: list[str] = []
+    demo = open_demo(embedder, model="m", cache=tmp_path, say=said.append)
+    assert "damaged or from another model" in said[0] and "\n" not in said[0]
+    assert np.array_equal(demo.vectors, build_demo(embedder, PASSAGES).vectors)
+    said.clear()
+    open_demo(embedder, model="m", cache=tmp_path, say=said.append)
+    assert len(said) == 1 and "embedded earlier" in said[0]
+
+
+@pytest.mark.usefixtures("small_library")
+def test_a_cache_that_cannot_be_written_is_said_and_survived(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    said: list[str] = []
+    demo = open_demo(HashedWords(), model="m", cache=tmp_path / "file", say=said.append)
+    assert len(demo.passages) == 5
+    assert "can't keep the vectors" in said[-1]
+
+
+@pytest.mark.usefixtures("small_library")
+def test_run_answers_the_samples_or_the_question(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    module = ModuleType("diffembed.embedder")
+    module.Embedder = SimpleNamespace(load=lambda model: HashedWords())  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "diffembed.embedder", module)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    said: list[str] = []
+    assert [answer.question for answer in run(say=said.append)] == list(SAMPLE_QUESTIONS)
+    [answer] = run("write rows", k=1, say=said.append)
+    assert answer.hits["dense"][0].passage.id == "csv.writer"
+    assert "embedded earlier" in said[-1]
+    assert list((tmp_path / "diffembed").iterdir())

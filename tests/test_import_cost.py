@@ -1,0 +1,53 @@
+"""What a person waits for before anything happens."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+HEAVY = ("torch", "numpy", "transformers", "tokenizers", "safetensors", "bm25s", "rich", "scipy")
+TRIES = 3
+
+
+def run(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+
+
+def fastest(measure: Callable[[], float], limit: float) -> float:
+    """Best of three; a try under the limit ends it, because a busy machine can only make it slower."""
+    best = float("inf")
+    for _ in range(TRIES):
+        best = min(best, measure())
+        if best < limit:
+            break
+    return best
+
+
+def test_import_is_fast() -> None:
+    code = "import time; start = time.perf_counter(); import diffembed; print(time.perf_counter() - start)"
+    assert fastest(lambda: float(run(code)), 0.1) < 0.1
+
+
+def test_import_brings_nothing_heavy() -> None:
+    loaded = run("import sys; from diffembed import configs, errors, hardware, runs; print(*sys.modules)").split()
+    assert set(HEAVY).isdisjoint(loaded)
+
+
+def test_public_names_come_when_asked_for() -> None:
+    import diffembed
+    from diffembed.embedder import Embedder
+
+    assert diffembed.Embedder is Embedder
+    assert set(diffembed.__all__) <= set(dir(diffembed))
+
+
+def test_help_is_fast_and_light() -> None:
+    code = "import sys; from diffembed.cli import main; main(['--help']); print(*sys.modules, file=sys.stderr)"
+
+    def seconds() -> float:
+        start = time.perf_counter()
+        done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+        assert set(HEAVY).isdisjoint(done.stderr.split())
+        return time.perf_counter() - start
+
+    assert fastest(seconds, 0.3) < 0.3
