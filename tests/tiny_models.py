@@ -21,8 +21,8 @@ def tiny(direction="both", **changes) -> BackboneConfig:
     return BackboneConfig(**(shape | changes), direction=direction)
 
 
-def random_backbone(direction="both") -> Backbone:
-    backbone = Backbone(tiny(direction))
+def random_backbone(direction="both", **changes) -> Backbone:
+    backbone = Backbone(tiny(direction, **changes))
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in backbone.parameters():
