@@ -5,7 +5,7 @@ import os
 import platform
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     import torch
@@ -39,6 +39,11 @@ def default_dtype(device: str) -> "torch.dtype":
     return torch.bfloat16 if device == "cpu" and has_fast_bf16() else torch.float32
 
 
+def default_dtype_name(device: str) -> Literal["float32", "bfloat16"]:
+    """`default_dtype` as configurations spell it."""
+    return "bfloat16" if str(default_dtype(device)).endswith("bfloat16") else "float32"
+
+
 def default_device() -> str:
     """`cuda` where a GPU is usable, else `cpu`."""
     import torch
@@ -56,6 +61,13 @@ def cpu_quota() -> int:
     except (OSError, ValueError):
         pass  # no cgroup v2 here: the affinity stands
     return allowed
+
+
+def limit_threads() -> None:
+    """Let torch use no more threads than this process may use CPUs; more of them would wait for each other."""
+    import torch
+
+    torch.set_num_threads(min(torch.get_num_threads(), cpu_quota()))
 
 
 def keep_freed_memory() -> None:
@@ -77,12 +89,22 @@ def describe() -> dict[str, Any]:
     """Facts for a run's record: machine, CPU features that matter, torch and GPU."""
     import torch
 
+    packages = ("diffembed", "torch", "numpy", "tokenizers", "safetensors")
     return {
         "python": platform.python_version(),
-        "torch": torch.__version__,
+        **{package: _version(package) for package in packages},
         "machine": platform.machine(),
         "cpus": cpu_quota(),
         "threads": torch.get_num_threads(),
         "bf16_flags": sorted(BF16_FLAGS & cpu_flags()),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
+
+
+def _version(package: str) -> str | None:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version(package)
+    except PackageNotFoundError:  # run from a source tree
+        return None

@@ -1,21 +1,51 @@
 """A run: one execution with its directory. What is needed to believe or repeat it is written before step 0."""
 
+import fcntl
 import json
 import os
+import shlex
+import shutil
 import subprocess
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from diffembed.errors import ConfigError, RunExistsError
+from diffembed.errors import ConfigError, DiffembedError, RunExistsError
 
-CONFIG_FILE, METRICS_FILE = "config.json", "metrics.jsonl"
+CONFIG_FILE, ENV_FILE, METRICS_FILE, LOCK_FILE = "config.json", "env.json", "metrics.jsonl", ".lock"
 
 
 class Run:
-    """An open run directory."""
+    """An open run directory, locked against other processes.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    Attributes:
+        path: The directory.
+        env_changes: For a resumed run, how this machine differs from the one that it was begun on.
+    """
+
+    def __init__(self, path: Path, *, is_new: bool, env_changes: list[str]) -> None:
+        self.path, self.env_changes = path, env_changes
+        self._is_new = is_new
+        lock = os.open(path / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
+        weakref.finalize(self, os.close, lock)
+        try:
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise RunExistsError(
+                f"the run in {path} is still going on in another process", hint="wait for it, or choose another --out"
+            ) from None
+
+    @contextmanager
+    def preparing(self) -> Iterator[None]:
+        """Around all that comes before step 1: if the input turns out to be bad, a new directory is removed again."""
+        try:
+            yield
+        except DiffembedError:
+            if self._is_new:
+                shutil.rmtree(self.path, ignore_errors=True)
+            raise
 
     def log(self, **row: Any) -> None:
         """Append one row of scalars to `metrics.jsonl`."""
@@ -55,57 +85,101 @@ def open_run(
         resume: Go on with a run that was stopped; where there is none yet, begin one.
 
     Raises:
-        RunExistsError: The directory holds something and `resume` is not set.
+        RunExistsError: The directory holds something and `resume` is not set, or another process uses it.
         ConfigError: The stopped run had another configuration, or the place cannot be written.
     """
     path = Path(path)
-    config_path = path / CONFIG_FILE
     if path.is_file():
         raise RunExistsError(f"{path} is a file, not a run directory", hint="choose another --out")
-    if resume and config_path.exists():
-        _check_same(json.loads(config_path.read_text(encoding="utf-8")), config, path)
-        return Run(path)
+    if resume and (path / CONFIG_FILE).exists():
+        _check_same(_read(path / CONFIG_FILE), config, path)
+        return Run(path, is_new=False, env_changes=_changes(_read(path / ENV_FILE), env))
     if path.exists() and any(path.iterdir()):
         raise RunExistsError(
             f"the run directory {path} exists and is not empty",
-            hint="choose another --out, or go on with that run by --resume",
+            hint="choose another --out, or go on with a run that was stopped by --resume",
         )
+    record = {
+        "command.txt": shlex.join(command) + "\n",
+        ENV_FILE: json.dumps(env, indent=2) + "\n",
+        "code.diff": _code_state(),
+        CONFIG_FILE: json.dumps(config, indent=2) + "\n",
+    }
+    # Made whole beside its place, so that no kill leaves a directory that is neither new nor resumable.
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        partial.mkdir(parents=True)
+        for name, text in record.items():
+            (partial / name).write_text(text, encoding="utf-8")
+        partial.rename(path)
     except OSError as error:
         raise ConfigError(f"cannot make {path}: {error.strerror}", hint="choose a writable --out") from None
-    write_text(path / "command.txt", " ".join(command) + "\n")
-    write_text(path / "env.json", json.dumps(env, indent=2) + "\n")
-    write_text(path / "code.diff", _code_state())
-    write_text(config_path, json.dumps(config, indent=2) + "\n")
-    return Run(path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return Run(path, is_new=True, env_changes=[])
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary sibling to write to, and put it in place of `path` if nothing fails.
+
+    A reader sees the old file or the new one, never half of it, even after a power cut.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file so that a reader sees the old content or the new one, never half of it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    """Write a text file whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"cannot read {path}: {error}", hint="restore the file, or choose another --out") from None
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path} holds no JSON object", hint="restore the file, or choose another --out")
+    return data
+
+
+def _changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
+    return [f"{key} {old.get(key)!r} -> {new.get(key)!r}" for key in keys]
 
 
 def _check_same(old: dict[str, Any], new: dict[str, Any], path: Path) -> None:
-    changed = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
+    changed = _changes(old, new)
     if changed:
         raise ConfigError(
-            f"{path} was begun with another configuration: {', '.join(changed)} differ",
+            f"{path} was begun with another configuration: {'; '.join(changed)}",
             hint="resume with the same recipe and settings, or choose another --out",
         )
 
 
 def _code_state() -> str:
-    """The commit and the uncommitted changes of the checkout this package runs from; a note where there is none."""
-    here = Path(__file__).parent
+    """Commit, status and uncommitted changes of the checkout that this package runs from, or that there is none."""
+    here = Path(__file__).resolve().parent
 
     def git(*arguments: str) -> str:
-        done = subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, timeout=30, check=True)
-        return done.stdout
+        command = ["git", "-C", str(here), *arguments]
+        done = subprocess.run(command, capture_output=True, timeout=30, check=True)
+        return done.stdout.decode("utf-8", "replace")
 
     try:
-        return f"commit {git('rev-parse', 'HEAD').strip()}\n\n{git('diff', 'HEAD', '--', str(here))}"
+        # An environment inside somebody else's repository must not pass for a checkout of ours.
+        if Path(git("rev-parse", "--show-toplevel").strip()) / "src" / "diffembed" != here:
+            return "not run from a git checkout\n"
+        status = git("status", "--porcelain", "--", str(here))
+        return f"commit {git('rev-parse', 'HEAD').strip()}\n\n{status}\n{git('diff', 'HEAD', '--', str(here))}"
     except (OSError, subprocess.SubprocessError):
         return "not run from a git checkout\n"

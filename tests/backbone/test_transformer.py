@@ -92,7 +92,7 @@ def test_pack_remembers_the_order_it_was_given():
     batch = pack(sequences)
     assert [ids.tolist() for ids in batch.split(batch.ids_T)] == sequences
     assert [(group.count, group.length) for group in batch.groups] == [(1, 1), (1, 2), (2, 3)]
-    by_segment = [batch.ids_T[batch.segment_ids() == i].tolist() for i in range(4)]
+    by_segment = [batch.ids_T[batch.sequence_numbers() == i].tolist() for i in range(4)]
     assert by_segment == sequences
 
 

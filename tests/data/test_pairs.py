@@ -14,7 +14,7 @@ from diffembed.data.pairs import Pair, cut_passages, docstring_pairs, document_p
 from diffembed.data.sources import Document, Row
 from diffembed.errors import DataError
 
-SENTENCES = [f"Sentence number {word} says something about the river and its many old boats." for word in "abcdefgh"]
+SENTENCES = [f"Sentence number {word} says something about the river and its many old boats." for word in "abcdef"]
 
 
 def document_of(values) -> Document:

@@ -4,12 +4,13 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from diffembed.data.segments import MIN_SEGMENT_TOKENS, SegmentBatches, TokenStore, _cut
 from diffembed.errors import DataError
 from diffembed.text.tokenizer import Tokenizer
+from tests.examples import examples
 
 EOS = 1
 
@@ -44,7 +45,7 @@ def test_cut_covers_each_document_once(lengths, length):
     assert (pieces[:, 1] <= ends[document_of]).all(), "a segment crosses documents"
 
 
-@settings(max_examples=25)
+@examples(25)
 @given(st.integers(0, 10_000), st.integers(100, 600))
 def test_a_pass_sees_every_segment_at_most_once_and_batches_keep_to_their_size(seed, tokens_per_batch):
     store = store_of([20, 40, 700, 33, 90] * 8)

@@ -63,8 +63,8 @@ def test_a_bad_line_is_named(tmp_path, line):
 
 def test_bytes_that_are_not_utf8_are_named(tmp_path):
     path = tmp_path / "docs.jsonl"
-    path.write_bytes(b'{"text": "\xff"}\n')
-    with pytest.raises(DataError, match=r"docs\.jsonl"):
+    path.write_bytes(b'{"text": "fine"}\n' * 300 + b'{"text": "\xff"}\n')
+    with pytest.raises(DataError, match=r"docs\.jsonl:301"):
         list(read_rows(path))
 
 
@@ -83,3 +83,16 @@ def test_rows_without_text_are_refused(tmp_path, row):
     write(tmp_path / "docs.jsonl", [row])
     with pytest.raises(DataError, match=r"docs\.jsonl:1 has (no text `text`|a section whose `text` is no text)"):
         list(iter_texts(find_sources(tmp_path)[0]))
+
+
+def test_problems_without_definitions_are_refused(tmp_path):
+    write(tmp_path / "made" / "problems.jsonl", [{"concept": "c", "problem": "p", "solution": "s"}])
+    with pytest.raises(DataError, match=r"only one of problems\.jsonl"):
+        find_sources(tmp_path)
+
+
+def test_a_linked_source_keeps_the_name_of_the_link(tmp_path):
+    write(tmp_path / "elsewhere" / "docs.jsonl", ROWS[:1])
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "cats").symlink_to(tmp_path / "elsewhere")
+    assert [source.name for source in find_sources(tmp_path / "data")] == ["cats"]

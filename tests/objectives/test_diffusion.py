@@ -67,13 +67,13 @@ def test_noise_outside_its_range_is_refused(t):
         )
 
 
-def plan(ids, t, maskable, seed=0, num_maskable=None, mask_id=MASK):
+def plan(ids, t, maskable, seed=0, num_maskable=None, mask_token_id=MASK):
     return plan_masked_diffusion(
         ids,
         t,
         maskable,
         num_maskable=int(maskable.sum()) if num_maskable is None else num_maskable,
-        mask_token_id=mask_id,
+        mask_token_id=mask_token_id,
         schedule=LinearSchedule(),
         generator=generator(seed),
     )
@@ -91,7 +91,7 @@ def test_masked_diffusion_loss_by_hand():
     ids = torch.tensor([4, 5, 6, 7, 8, 9])
     t = torch.tensor([0.4, 0.4, 0.4, 0.8, 0.8, 0.8])
     maskable = torch.tensor([True, True, False, True, True, True])
-    made = plan(ids, t, maskable, seed=5, mask_id=3)
+    made = plan(ids, t, maskable, seed=5, mask_token_id=3)
     states, table = torch.randn(6, 8), torch.randn(10, 8)
     expected = 0.0
     for position in range(6):
@@ -138,7 +138,7 @@ def test_next_token_loss_is_ordinary_cross_entropy():
 
 @pytest.mark.parametrize("chunk_elements", [1, 64, 10**6])
 def test_weighted_cross_entropy_equals_autograd(monkeypatch, chunk_elements):
-    monkeypatch.setattr("diffembed.objectives.cross_entropy.CHUNK_ELEMENTS", chunk_elements)
+    monkeypatch.setattr("diffembed.objectives.cross_entropy.CPU_CHUNK_LOGITS", chunk_elements)
     torch.manual_seed(0)
     states = torch.randn(13, 6, requires_grad=True)
     table = torch.randn(17, 6, requires_grad=True)

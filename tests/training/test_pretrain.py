@@ -186,9 +186,97 @@ def test_a_damaged_checkpoint_is_named(data, tmp_path):
         run(tmp_path / "run", data, config(num_steps=6), resume=True)
 
 
+class Fault(BaseException):
+    """Stands for the machine failing at this instant."""
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_a_fault_at_any_file_operation_can_be_resumed(data, whole, tmp_path, monkeypatch, after):
+    """The n-th rename fails, before or after it takes effect, for every n of a whole run."""
+    real = {name: getattr(Path, name) for name in ("rename", "replace")}
+    calls = 0
+
+    def failing(name, at):
+        def operate(self, target):
+            nonlocal calls
+            calls += 1
+            if calls == at and not after:
+                raise Fault
+            result = real[name](self, target)
+            if calls == at:
+                raise Fault
+            return result
+
+        return operate
+
+    settings = config(num_steps=12, loop=loop.LoopConfig(num_steps=12, checkpoint_every_steps=5))
+    for at in range(1, 100):
+        out, calls = tmp_path / str(at), 0
+        for name in real:
+            monkeypatch.setattr(Path, name, failing(name, at))
+        try:
+            run(out, data, settings)
+            break
+        except Fault:
+            pass
+        finally:
+            for name, function in real.items():
+                monkeypatch.setattr(Path, name, function)
+        run(out, data, settings, resume=True)
+        assert losses(out) == losses(whole)
+        assert (out / "model" / "model.safetensors").read_bytes() == (
+            whole / "model" / "model.safetensors"
+        ).read_bytes()
+    assert at > 10, "a run has more file operations than that"
+
+
+def test_ctrl_c_finishes_the_step_and_saves_it(data, whole, tmp_path):
+    settings_path = tmp_path / "config.json"
+    settings_path.write_text(json.dumps(configs.to_dict(config(num_steps=2000))))
+    command = [sys.executable, "-c", textwrap.dedent(CHILD), str(settings_path), str(data), str(tmp_path / "run")]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    child = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / "run" / "metrics.jsonl").exists():
+        assert child.poll() is None
+        time.sleep(0.01)
+    child.send_signal(signal.SIGINT)
+    _, said = child.communicate(timeout=60)
+    assert child.returncode != 0 and "--resume goes on from there" in said
+    last_step, _ = losses(tmp_path / "run")[-1]
+    assert checkpoint.list_steps(tmp_path / "run")[-1] == last_step
+    assert f"stopped after step {last_step};" in said
+
+
+def test_text_is_asked_for_where_the_recipe_needs_it(tmp_path):
+    with pytest.raises(ConfigError, match="needs text"):
+        main(replace(config(), docstrings=False), data=None, out=tmp_path / "run", command=["test"])
+    assert not (tmp_path / "run").exists()
+
+
+def test_bad_data_leaves_no_run_behind(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "docs.jsonl").write_text('{"text": "fine"}\n{broken\n')
+    with pytest.raises(DataError, match=r"docs\.jsonl:2"):
+        run(tmp_path / "run", tmp_path / "data", config())
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.gpu
+def test_stopped_and_resumed_on_a_gpu(data, tmp_path):
+    settings = config(loop=loop.LoopConfig(num_steps=12, checkpoint_every_steps=5))
+    run(tmp_path / "run", data, settings)
+    last = tmp_path / "run" / "checkpoints" / "00000012"
+    last.rename(tmp_path / "gone")
+    run(tmp_path / "run", data, settings, resume=True)
+    assert len(losses(tmp_path / "run")) == 12
+
+
 @pytest.mark.parametrize(
     "changes",
     [
+        {"tokens_per_step": 64},
+        {"segment_lengths": (1, 32)},
+        {"segment_shares": (0.0, 0.0)},
         {"objective": "next_token"},
         {"segment_lengths": (32,)},
         {"segment_lengths": (), "segment_shares": ()},
@@ -217,6 +305,7 @@ def test_masters_move_where_bf16_alone_would_stand_still():
     for _ in range(20):  # 20 steps of 1e-3; one alone is below bf16's 2^-8 at 1.0
         layer.weight.grad = torch.ones_like(layer.weight)
         optimizer.accumulate()
+        optimizer.clip()
         optimizer.step(1e-3)
     assert float(optimizer.masters["weight"].mean()) == pytest.approx(0.98, abs=1e-3)
     assert float(layer.weight.detach().float().mean()) == pytest.approx(0.98, abs=4e-3)

@@ -1,7 +1,6 @@
 """Backbones on disk: model.safetensors + config.json, readable by Hugging Face's stock classes."""
 
 import json
-import os
 from pathlib import Path
 
 import torch
@@ -9,6 +8,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from diffembed import runs
 from diffembed.backbone.config import Direction
 from diffembed.backbone.families import from_hugging_face, to_hugging_face
 from diffembed.backbone.transformer import Backbone
@@ -34,12 +34,9 @@ def save_backbone(
     config = to_hugging_face(backbone.config, pad_id=pad_id, eos_id=eos_id)
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: p.detach().to("cpu", torch.float32).contiguous() for name, p in backbone.state_dict().items()}
-    temporary = folder / f".{WEIGHTS_FILE}.{os.getpid()}"
-    save_file(tensors, temporary, metadata={"format": "pt"})
-    temporary.replace(folder / WEIGHTS_FILE)
-    temporary = folder / f".{CONFIG_FILE}.{os.getpid()}"
-    temporary.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    temporary.replace(folder / CONFIG_FILE)
+    with runs.replacing(folder / WEIGHTS_FILE) as temporary:
+        save_file(tensors, temporary, metadata={"format": "pt"})
+    runs.write_text(folder / CONFIG_FILE, json.dumps(config, indent=2) + "\n")
 
 
 def load_backbone(
@@ -61,7 +58,7 @@ def load_backbone(
         CheckpointError: A file is missing, damaged or foreign, or weights and configuration do not fit each other.
     """
     folder = Path(folder)
-    family, config = from_hugging_face(_read_config(folder), direction)
+    family, config = from_hugging_face(read_config(folder), direction)
     with torch.device("meta"):
         backbone = Backbone(config)
     wanted = {name: tuple(p.shape) for name, p in backbone.named_parameters()}
@@ -70,7 +67,12 @@ def load_backbone(
     return backbone.to(device).eval()
 
 
-def _read_config(folder: Path) -> dict:
+def read_config(folder: Path) -> dict:
+    """The content of a folder's config.json.
+
+    Raises:
+        CheckpointError: There is none, or it is damaged.
+    """
     path = folder / CONFIG_FILE
     if not path.is_file():
         raise CheckpointError(f"{folder} has no {CONFIG_FILE}", hint="point to a complete model folder")

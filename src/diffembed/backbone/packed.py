@@ -48,7 +48,7 @@ class PackedBatch:
         """The same layout with other token ids."""
         return replace(self, ids_T=ids_T)
 
-    def segment_ids(self) -> Tensor:
+    def sequence_numbers(self) -> Tensor:
         """For each of the T tokens the number of its sequence in the caller's order (int64, (T,))."""
         order = sorted(range(len(self.starts)), key=self.starts.__getitem__)
         index = torch.tensor(order, device=self.ids_T.device)

@@ -19,8 +19,8 @@ from diffembed.data.sources import Document, Section, Source, find_sources, read
 DOCSTRINGS = "docstrings"
 """Source name of the pairs that come from the standard library."""
 
-PASSAGE_WORDS = 180
-"""A made passage is closed before the sentence that would take it past this: about 250 tokens, a paragraph or two."""
+PASSAGE_WORDS = 90
+"""A made passage is closed before the sentence that would take it past this: some 125 tokens, a paragraph."""
 MIN_PASSAGE_WORDS = 20
 MIN_QUERY_WORDS, MAX_QUERY_WORDS = 6, 40
 """A sentence taken as a query: shorter ones say little, longer ones are often broken lists."""

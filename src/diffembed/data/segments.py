@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from diffembed import runs
 from diffembed.errors import DataError
 from diffembed.text.tokenizer import Tokenizer
 
@@ -39,16 +40,27 @@ class TokenStore:
 
     @classmethod
     def open(cls, folder: Path) -> "TokenStore | None":
-        """The finished store in a folder, or None where there is none."""
+        """The finished store in a folder, or None where there is none.
+
+        Raises:
+            DataError: Its files are not of the size that it was finished with.
+        """
         if not (folder / STORE_FILE).exists():
             return None
+        facts = json.loads((folder / STORE_FILE).read_text(encoding="utf-8"))
+        sizes = [path.stat().st_size if path.exists() else 0 for path in (folder / TOKENS_FILE, folder / ENDS_FILE)]
+        if sizes != [2 * facts["tokens"], 8 * facts["documents"]]:
+            raise DataError(f"the token store {folder} is damaged", hint="remove that folder; --resume makes it anew")
         return cls(np.memmap(folder / TOKENS_FILE, np.uint16, mode="r"), np.fromfile(folder / ENDS_FILE, np.int64))
 
     @classmethod
     def build(cls, folder: Path, texts: Iterable[str], tokenizer: Tokenizer) -> "TokenStore":
         """Tokenize texts into a folder. The small JSON file comes last and says that the store is whole."""
         if tokenizer.vocab_size > np.iinfo(np.uint16).max + 1:
-            raise DataError(f"a token store holds at most 65,536 different tokens, got {tokenizer.vocab_size}")
+            raise DataError(
+                f"a token store holds at most 65,536 different tokens, got {tokenizer.vocab_size}",
+                hint="lower backbone.vocab_size",
+            )
         folder.mkdir(parents=True, exist_ok=True)
         ends: list[int] = []
         total = 0
@@ -61,7 +73,7 @@ class TokenStore:
         if not total:
             raise DataError("the data holds no text", hint="check the folder given to --data")
         np.array(ends, np.int64).tofile(folder / ENDS_FILE)
-        (folder / STORE_FILE).write_text(json.dumps({"documents": len(ends), "tokens": total}) + "\n", encoding="utf-8")
+        runs.write_text(folder / STORE_FILE, json.dumps({"documents": len(ends), "tokens": total}) + "\n")
         store = cls.open(folder)
         assert store is not None
         return store
@@ -71,7 +83,7 @@ class SegmentBatches:
     """Cuts documents into segments of a few lengths and deals them out in batches of about equal token counts.
 
     Each batch has one nominal length (document ends give shorter segments); the share of a length is its share of the
-    batches. Every segment of a length is seen once before any is seen again, in an order drawn anew for each pass.
+    batches. In a pass no segment is seen twice; its order is drawn anew, and its last, unfilled batch is dropped.
     """
 
     def __init__(
@@ -151,7 +163,7 @@ class _Queue:
         return self._passes[number]
 
     def _order(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        """Order of pass `number`, and where its batches begin; an unfilled last batch is left for the next pass."""
+        """Order of pass `number`, and where its batches begin; an unfilled last batch is dropped."""
         if self._current is None or self._current[0] != number:
             order = np.random.default_rng([*self.seed, number]).permutation(len(self.pieces))
             ends = np.cumsum(self.pieces[order, 1] - self.pieces[order, 0] + 1)  # + 1: EOS

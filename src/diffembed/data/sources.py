@@ -111,7 +111,16 @@ def find_sources(folder: Path | str) -> list[Source]:
         raise DataError(f"{folder} is not a folder", hint="give --data a folder of sources (docs.jsonl, pairs.jsonl)")
     candidates = [folder, *sorted(path for path in folder.iterdir() if path.is_dir())]
     stems = ("docs", "pairs", "problems", "definitions")
-    sources = [Source(path.resolve().name, *(_pick(path, stem) for stem in stems)) for path in candidates]
+    names = [folder.resolve().name, *(path.name for path in candidates[1:])]
+    sources = [
+        Source(name, *(_pick(path, stem) for stem in stems)) for name, path in zip(names, candidates, strict=True)
+    ]
+    for source in sources:
+        if bool(source.problems) != bool(source.definitions):
+            raise DataError(
+                f"the source {source.name} has only one of problems.jsonl and definitions.jsonl",
+                hint="add the other, or remove it",
+            )
     sources = [source for source in sources if source.docs or source.pairs or source.problems]
     if not sources:
         raise DataError(
@@ -132,13 +141,12 @@ def read_rows(path: Path) -> Iterator[Row]:
             for number, line in enumerate(file, start=1):
                 if not line.strip():
                     continue
-                values = json.loads(line)
+                values = json.loads(line.decode("utf-8"))
                 if not isinstance(values, dict):
                     raise DataError(f"{path}:{number} is not a JSON object", hint="one JSON object a line")
                 yield Row(values, f"{path}:{number}")
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        where = f"{path}:{number + isinstance(error, UnicodeDecodeError)}"
-        raise DataError(f"{where} is not JSON: {error}", hint="one JSON object a line, in UTF-8") from None
+        raise DataError(f"{path}:{number} is not JSON: {error}", hint="one JSON object a line, in UTF-8") from None
     except (EOFError, lzma.LZMAError, gzip.BadGzipFile, zlib.error) as error:
         raise DataError(f"{path} is damaged after line {number}: {error}", hint="fetch the file again") from None
     except OSError as error:
@@ -167,9 +175,9 @@ def _pick(folder: Path, stem: str) -> Path | None:
     return next((folder / (stem + suffix) for suffix in SUFFIXES if (folder / (stem + suffix)).is_file()), None)
 
 
-def _open(path: Path) -> IO[str]:
+def _open(path: Path) -> IO[bytes]:
     if path.suffix == ".gz":
-        return gzip.open(path, "rt", encoding="utf-8")
+        return gzip.open(path)
     if path.suffix == ".xz":
-        return lzma.open(path, "rt", encoding="utf-8")
-    return path.open(encoding="utf-8")
+        return lzma.open(path)
+    return path.open("rb")

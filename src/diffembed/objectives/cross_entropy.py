@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# Rows of logits held at once: 512 x 16k fp32 logits are 32 MB, about a CPU's last-level cache.
-CHUNK_ELEMENTS = 8_388_608
+# Logits held at once. On a CPU 2**23 fp32 numbers, 32 MB, about fit its last-level cache; a GPU wants larger products.
+CPU_CHUNK_LOGITS, GPU_CHUNK_LOGITS = 2**23, 2**28
 
 
 class _WeightedCrossEntropy(torch.autograd.Function):
@@ -20,7 +20,8 @@ class _WeightedCrossEntropy(torch.autograd.Function):
         states_grad_ND = torch.empty_like(states_ND)
         table_grad_VD = torch.zeros_like(table_VD, dtype=torch.float32)
         total = states_ND.new_zeros((), dtype=torch.float32)
-        rows = max(1, CHUNK_ELEMENTS // table_VD.shape[0])
+        chunk_logits = CPU_CHUNK_LOGITS if table_VD.device.type == "cpu" else GPU_CHUNK_LOGITS
+        rows = max(1, chunk_logits // table_VD.shape[0])
         for start in range(0, states_ND.shape[0], rows):
             cut = slice(start, start + rows)
             log_probs_NV = (states_ND[cut] @ table_VD.T).float().log_softmax(-1)

@@ -67,15 +67,15 @@ def plan_masked_diffusion(
     )
 
 
-def plan_next_token(ids_T: Tensor, segment_T: Tensor, *, num_predicted: int) -> ScoringPlan:
+def plan_next_token(ids_T: Tensor, sequence_T: Tensor, *, num_predicted: int) -> ScoringPlan:
     """Score every position against the token that follows it in its sequence, all alike.
 
     Args:
         ids_T: int64 tokens.
-        segment_T: int64 number of each token's sequence.
+        sequence_T: int64 number of each token's sequence.
         num_predicted: Predicted tokens of the whole step (all but each sequence's first).
     """
-    positions_N = (segment_T[1:] == segment_T[:-1]).nonzero().squeeze(1)
+    positions_N = (sequence_T[1:] == sequence_T[:-1]).nonzero().squeeze(1)
     weights_N = torch.full(positions_N.shape, 1 / max(1, num_predicted), device=ids_T.device)
     return ScoringPlan(
         input_ids_T=ids_T, positions_N=positions_N, targets_N=ids_T[positions_N + 1], weights_N=weights_N

@@ -23,7 +23,12 @@ def finetuning() -> dict[str, Callable[[], Any]]:
     """Recipes of `diffembed finetune`, by name."""
     from diffembed.recipes import finetune
 
-    return {"smoke": finetune.smoke, "builtin": finetune.builtin, "builtin-scratch": finetune.builtin_scratch}
+    return {
+        "smoke": finetune.smoke,
+        "builtin": finetune.builtin,
+        "builtin-scratch": finetune.builtin_scratch,
+        "builtin-gpu": finetune.builtin_gpu,
+    }
 
 
 TABLES = {"pretrain": pretraining, "finetune": finetuning}

@@ -21,13 +21,13 @@ MIX = tuple(
             96,
             "Find the passage of the encyclopedia that stands under this heading",
         ),
-        ("wikipedia_en", "sentence->passage", 24.0, 96, "Find the passage that this statement belongs to"),
+        ("wikipedia_en", "sentence->passage", 24.0, 128, "Find the passage that this statement belongs to"),
         ("wikipedia_en", "lead->body", 3.0, 512, "Find the article that this introduction belongs to"),
-        ("open_english_wordnet", "term->definition", 5.0, 96, "Find the definition of this term"),
-        ("open_english_wordnet", "synset->hypernym synset", 2.0, 96, "Find the broader term"),
-        ("open_english_wordnet", ANY, 2.0, 96, "Find a sentence that uses the word in this sense"),
-        ("microsoft_docs", ANY, 6.0, 96, "Find the part of the documentation that deals with this"),
-        ("tldr", ANY, 2.0, 96, "Find the command that does this"),
+        ("open_english_wordnet", "term->definition", 5.0, 128, "Find the definition of this term"),
+        ("open_english_wordnet", "synset->hypernym synset", 2.0, 128, "Find the broader term"),
+        ("open_english_wordnet", ANY, 2.0, 128, "Find a sentence that uses the word in this sense"),
+        ("microsoft_docs", ANY, 6.0, 128, "Find the part of the documentation that deals with this"),
+        ("tldr", ANY, 2.0, 128, "Find the command that does this"),
         (
             "openstax",
             "exercise->section text",
@@ -36,13 +36,13 @@ MIX = tuple(
             "Find the section of the textbook that helps to solve this exercise",
         ),
         ("openstax", "summary->section text", 0.5, 512, "Find the section of the textbook that this summarises"),
-        ("openstax", "exercise->solution", 1.5, 96, "Find the solution of this exercise"),
-        ("openstax", ANY, 2.0, 96, "Find the part of the textbook that deals with this"),
+        ("openstax", "exercise->solution", 1.5, 128, "Find the solution of this exercise"),
+        ("openstax", ANY, 2.0, 128, "Find the part of the textbook that deals with this"),
         ("acl_anthology", ANY, 7.0, 192, "Find the abstract of the paper with this title"),
-        ("medquad", ANY, 6.0, 96, "Find the answer to this question about health"),
+        ("medquad", ANY, 6.0, 128, "Find the answer to this question about health"),
         ("planetmath", ANY, 5.0, 192, "Find the encyclopedia entry for this mathematical notion"),
-        ("gsm8k_train", ANY, 1.0, 96, "Find the solution of this problem"),
-        ("python_docstrings", ANY, 1.0, 96, "Find the code that this describes"),
+        ("gsm8k_train", ANY, 1.0, 128, "Find the solution of this problem"),
+        ("python_docstrings", ANY, 1.0, 128, "Find the code that this describes"),
         (
             "reasonaug",
             "problem->definition",
@@ -57,7 +57,7 @@ MIX = tuple(
             384,
             "Find a problem that is solved by the same theorem or method",
         ),
-        (ANY, ANY, 2.0, 96, ""),
+        (ANY, ANY, 2.0, 128, ""),
     )
 )
 
@@ -77,6 +77,7 @@ def smoke() -> FinetuneConfig:
         instruction_share=0.5,
         optimizer=OptimizerConfig(peak_lr=5e-4, warmup_steps=10),
         loop=LoopConfig(num_steps=40),
+        docstrings=True,
     )
 
 
@@ -101,10 +102,16 @@ def builtin() -> FinetuneConfig:
     )
 
 
+def builtin_gpu() -> FinetuneConfig:
+    """`builtin` where a GPU is at hand, from what `diffembed pretrain builtin-gpu` makes: larger batches, longer."""
+    small = builtin()
+    return replace(small, batch_pairs=1024, chunk_tokens=65_536, loop=replace(small.loop, num_steps=3_000))
+
+
 def builtin_scratch() -> FinetuneConfig:
     """`builtin` without its pre-training: same data, order, shape and steps from random weights.
 
     `diffembed finetune builtin-scratch --data DIR --out DIR --set tokenizer_from=RUN/tokenizer`, with the run of the
     pre-training that it is compared with.
     """
-    return replace(builtin(), backbone=pretrain.builtin().backbone)
+    return replace(builtin(), backbone=pretrain.builtin().backbone, tokenizer_from="runs/pretrain/tokenizer")

@@ -28,7 +28,8 @@ def smoke() -> PretrainConfig:
         tokens_per_micro_batch=512,
         segment_lengths=(32, 128),
         segment_shares=(0.5, 0.5),
-        tokenizer_bytes=300_000,
+        tokenizer_chars=300_000,
+        docstrings=True,
     )
 
 
@@ -55,7 +56,7 @@ def builtin() -> PretrainConfig:
         tokens_per_micro_batch=4_096,
         segment_lengths=(128, 512),
         segment_shares=(0.75, 0.25),
-        tokenizer_bytes=40_000_000,
+        tokenizer_chars=40_000_000,
     )
 
 

@@ -1,13 +1,13 @@
 """Strings <-> token ids, for the tokenizers that Hugging Face's `tokenizers` library reads."""
 
 import json
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from tokenizers import Tokenizer as RawTokenizer
 
+from diffembed import runs
 from diffembed.errors import CheckpointError, ConfigError, DataError
 
 PAD, EOS, MASK, QUERY = "<|pad|>", "<|eos|>", "<|mask|>", "<|query|>"
@@ -20,7 +20,7 @@ WORD_PATTERN = (
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 
-TOKENIZER_FILE = "tokenizer.json"
+TOKENIZER_FILE, TOKENIZER_CONFIG_FILE = "tokenizer.json", "tokenizer_config.json"
 
 
 class Tokenizer:
@@ -30,7 +30,8 @@ class Tokenizer:
         raw.no_truncation()
         raw.no_padding()
         self.raw = raw
-        self.pad_id, self.eos_id, self.mask_id, self.query_id = (self._special_id(token) for token in SPECIAL_TOKENS)
+        ids = [self._special_id(token) for token in SPECIAL_TOKENS]
+        self.pad_id, self.eos_id, self.mask_token_id, self.query_id = ids
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int) -> "Tokenizer":
@@ -45,7 +46,10 @@ class Tokenizer:
         """
         least = 256 + len(SPECIAL_TOKENS)
         if vocab_size < least:
-            raise ConfigError(f"vocab_size must be at least {least} (bytes and special tokens), got {vocab_size}")
+            raise ConfigError(
+                f"vocab_size must be at least {least} (bytes and special tokens), got {vocab_size}",
+                hint="16,384 serves English",
+            )
         raw = RawTokenizer(models.BPE())
         # NFC makes composed and decomposed accents the same text.
         raw.normalizer = normalizers.NFC()
@@ -85,12 +89,11 @@ class Tokenizer:
         return cls(raw)
 
     def save(self, folder: Path | str) -> None:
-        """Write `tokenizer.json` and `tokenizer_config.json`; Hugging Face libraries read both."""
+        """Write `tokenizer.json`, then `tokenizer_config.json`; Hugging Face libraries read both."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        temporary = folder / f".{TOKENIZER_FILE}.{os.getpid()}"
-        self.raw.save(str(temporary))
-        temporary.rename(folder / TOKENIZER_FILE)
+        with runs.replacing(folder / TOKENIZER_FILE) as temporary:
+            self.raw.save(str(temporary))
         config = {
             # Any other class makes transformers 5 rebuild its own pre-tokeniser over ours (field.md T15).
             "tokenizer_class": "PreTrainedTokenizerFast",
@@ -101,7 +104,7 @@ class Tokenizer:
             "padding_side": "right",
             "clean_up_tokenization_spaces": False,
         }
-        (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        runs.write_text(folder / TOKENIZER_CONFIG_FILE, json.dumps(config, indent=2) + "\n")
 
     @property
     def vocab_size(self) -> int:

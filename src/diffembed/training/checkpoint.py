@@ -1,6 +1,7 @@
 """Training checkpoints: tensors as safetensors, the step as JSON, written whole or not at all."""
 
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,10 +23,14 @@ def save(run_path: Path, step: int, tensors: dict[str, Tensor], facts: Mapping[s
     folder = run_path / FOLDER
     final = folder / f"{step:08d}"
     temporary = folder / f".{final.name}.part"
-    shutil.rmtree(temporary, ignore_errors=True)
+    for leftover in folder.glob(".*.part"):  # of a process that was killed while it wrote
+        shutil.rmtree(leftover, ignore_errors=True)
     temporary.mkdir(parents=True)
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary / TENSORS_FILE)
     (temporary / STATE_FILE).write_text(json.dumps({"step": step, **facts}) + "\n", encoding="utf-8")
+    for path in temporary.iterdir():  # on disk before the name says that it is finished
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
     shutil.rmtree(final, ignore_errors=True)
     temporary.rename(final)
     for old in list_steps(run_path)[:-KEPT]:
@@ -36,7 +41,7 @@ def save(run_path: Path, step: int, tensors: dict[str, Tensor], facts: Mapping[s
 def list_steps(run_path: Path) -> list[int]:
     """Steps of the finished checkpoints, ascending."""
     folder = run_path / FOLDER
-    return sorted(int(path.name) for path in folder.glob("[0-9]*")) if folder.is_dir() else []
+    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal()) if folder.is_dir() else []
 
 
 def load_newest(run_path: Path) -> tuple[dict[str, Tensor], dict[str, float]] | None:

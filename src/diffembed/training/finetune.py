@@ -1,6 +1,5 @@
 """Fine-tune a backbone into an embedder: contrastive learning on (query, passage) pairs."""
 
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -11,20 +10,21 @@ import torch
 from torch import Tensor
 
 from diffembed import configs, hardware, runs
-from diffembed.backbone.checkpoint import load_backbone
 from diffembed.backbone.config import BackboneConfig, Direction
 from diffembed.backbone.transformer import Backbone
 from diffembed.data.batches import PairBatch, PairBatches
 from diffembed.data.pair_store import MixRow, PairStore
-from diffembed.data.pairs import docstring_pairs, read_pairs
+from diffembed.data.pairs import Pair, docstring_pairs, read_pairs
 from diffembed.embedder import Embedder
+from diffembed.embedder.folder import find, read_model
 from diffembed.errors import ConfigError, DataError
 from diffembed.objectives.contrastive import in_batch_accuracy, info_nce
 from diffembed.text.instructions import DEFAULT_PROMPTS, instruction_prompt
-from diffembed.text.tokenizer import Tokenizer
+from diffembed.text.tokenizer import TOKENIZER_CONFIG_FILE, Tokenizer
 from diffembed.training.gradcache import BatchLoss, PromptedIds, loss_in_parts
 from diffembed.training.loop import LoopConfig, PartialLoss, train
 from diffembed.training.optimizer import OptimizerConfig
+from diffembed.training.progress import announce, say
 
 # No text of ours averages more characters a token, so what lies beyond never reaches the model: English has 4 to 5.
 MAX_CHARS_PER_TOKEN = 8
@@ -41,7 +41,7 @@ class FinetuneConfig:
     backbone: BackboneConfig | None
     """Shape of random weights; None with `init`, whose folder says it."""
     tokenizer_from: str | None
-    """Folder with the tokenizer for random weights; None: with `init`, and where one is to be trained on the pairs."""
+    """Folder with the tokenizer for random weights; None with `init`, or to train one on the pairs."""
     direction: Direction | None = None
     """Where the attention looks, in training and in the model that is saved; None: as `init` or `backbone` says."""
     mix: tuple[MixRow, ...]
@@ -63,6 +63,8 @@ class FinetuneConfig:
     """Tokens that go through the model at once; the loss is over the whole batch all the same."""
     recompute: bool = False
     """Run each chunk twice rather than keep its activations: a quarter slower, and memory for one chunk is enough."""
+    docstrings: bool = False
+    """Where no data is given, train on the docstrings of the running Python's standard library."""
     dtype: Literal["float32", "bfloat16"] | None = None
     """Of weights and states; None: what this machine multiplies fast. Master weights are fp32 always."""
 
@@ -100,7 +102,7 @@ def main(config: FinetuneConfig, *, data: Path | None, out: Path, resume: bool =
 
     Args:
         config: The whole configuration.
-        data: Folder of sources; None: the docstrings of this Python's standard library.
+        data: Folder of sources; None where the configuration allows docstrings.
         out: Run directory.
         resume: Go on with a stopped run.
         command: The command line, for the record.
@@ -108,25 +110,28 @@ def main(config: FinetuneConfig, *, data: Path | None, out: Path, resume: bool =
     Returns:
         The model folder, complete with prompts, readable by `Embedder.load`.
     """
-    device = hardware.default_device()
+    if data is None and not config.docstrings:
+        raise ConfigError("this recipe needs pairs to train on", hint="name a folder of sources by --data")
     hardware.keep_freed_memory()
-    backbone, tokenizer = _starting_point(config, device)
+    hardware.limit_threads()
+    device = hardware.default_device()
+    dtype = config.dtype or hardware.default_dtype_name(device)
+    config = replace(config, dtype=dtype)  # so that it is recorded, and a resumed run keeps it
+    backbone, tokenizer = _starting_point(config)
     if tokenizer is not None:
         Prompts(tokenizer, config).check_fit(backbone.config.max_positions)
     pairs = read_pairs(data) if data is not None else docstring_pairs()
     run = runs.open_run(out, config=configs.to_dict(config), command=command, env=hardware.describe(), resume=resume)
-    store = PairStore.open(run.path / "pairs")
-    if store is None:
-        _say("reading pairs")
-        max_chars = [row.passage_tokens * MAX_CHARS_PER_TOKEN for row in config.mix]
-        store = PairStore.build(run.path / "pairs", pairs, config.mix, max_chars)
-    tokenizer = tokenizer or _own_tokenizer(run.path / "tokenizer", store, backbone.config.vocab_size)
-    prompts = Prompts(tokenizer, config)
-    prompts.check_fit(backbone.config.max_positions)
-    batches = PairBatches(
-        store, mix=config.mix, sizes=config.batch_sizes(), num_batches=config.loop.num_steps, seed=config.loop.seed
-    )
-    _report(store, batches)
+    with run.preparing():
+        store = _open_store(run.path / "pairs", pairs, config)
+        tokenizer = tokenizer or _own_tokenizer(run.path / "tokenizer", store, backbone.config.vocab_size)
+        prompts = Prompts(tokenizer, config)
+        prompts.check_fit(backbone.config.max_positions)
+        batches = PairBatches(
+            store, mix=config.mix, sizes=config.batch_sizes(), num_batches=config.loop.num_steps, seed=config.loop.seed
+        )
+    announce(run, _summary(store, batches, config))
+    backbone = backbone.to(device=device, dtype=getattr(torch, dtype)).train()
 
     def micro_batches(step: int, generator: torch.Generator) -> Iterator[PartialLoss]:
         batch = batches[step - 1]
@@ -198,25 +203,31 @@ class Prompts:
         return PromptedIds([*prompt, *ids[: longest - 1], self.tokenizer.eos_id], len(prompt))
 
 
-def _starting_point(config: FinetuneConfig, device: str) -> tuple[Backbone, Tokenizer | None]:
-    """Weights on their device, and the tokenizer where there is one yet."""
-    dtype = getattr(torch, config.dtype) if config.dtype else hardware.default_dtype(device)
+def _starting_point(config: FinetuneConfig) -> tuple[Backbone, Tokenizer | None]:
+    """Weights in fp32, and the tokenizer where there is one yet."""
     if config.init:
-        backbone = load_backbone(config.init, dtype=dtype, device=device, direction=config.direction)
-        tokenizer = Tokenizer.load(config.init)
-    elif config.backbone:
-        backbone = Backbone(replace(config.backbone, direction=config.direction or config.backbone.direction))
-        backbone.init_weights(torch.Generator().manual_seed(config.loop.seed))
-        backbone = backbone.to(device=device, dtype=dtype)
-        tokenizer = Tokenizer.load(config.tokenizer_from) if config.tokenizer_from else None
-    else:
+        model = read_model(find(config.init), config.direction)
+        return Backbone.from_weights(model.backbone.config, model.backbone.state_dict()), model.tokenizer
+    if config.backbone is None:
         raise ConfigError("this recipe needs a model to begin with", hint="--set init=RUN/model, from a pre-training")
+    backbone = Backbone(replace(config.backbone, direction=config.direction or config.backbone.direction))
+    backbone.init_weights(torch.Generator().manual_seed(config.loop.seed))
+    tokenizer = Tokenizer.load(config.tokenizer_from) if config.tokenizer_from else None
     if tokenizer is not None and tokenizer.vocab_size > backbone.config.vocab_size:
         raise ConfigError(
             f"the tokenizer has {tokenizer.vocab_size} tokens, the backbone {backbone.config.vocab_size}",
             hint="take both from the same model",
         )
-    return backbone.train(), tokenizer
+    return backbone, tokenizer
+
+
+def _open_store(folder: Path, pairs: Iterator[Pair], config: FinetuneConfig) -> PairStore:
+    store = PairStore.open(folder)
+    if store is None:
+        say("reading pairs")
+        max_chars = [row.passage_tokens * MAX_CHARS_PER_TOKEN for row in config.mix]
+        store = PairStore.build(folder, pairs, config.mix, max_chars)
+    return store
 
 
 def _batch_loss(config: FinetuneConfig, row: int, vectors_ND: Tensor) -> BatchLoss:
@@ -237,9 +248,9 @@ def _batch_loss(config: FinetuneConfig, row: int, vectors_ND: Tensor) -> BatchLo
 
 def _own_tokenizer(folder: Path, store: PairStore, vocab_size: int) -> Tokenizer:
     """The run's own tokenizer: trained once on pairs drawn evenly, then read back."""
-    if (folder / "tokenizer_config.json").exists():
+    if (folder / TOKENIZER_CONFIG_FILE).exists():
         return Tokenizer.load(folder)
-    _say("training the tokenizer")
+    say("training the tokenizer")
     every = -(-len(store) // TOKENIZER_PAIRS)
     chosen = range(0, len(store), every)
     texts = (text for number in chosen for side in store.read([number]) for text in side)
@@ -253,14 +264,15 @@ def _own_tokenizer(folder: Path, store: PairStore, vocab_size: int) -> Tokenizer
     return tokenizer
 
 
-def _report(store: PairStore, batches: PairBatches) -> None:
+def _summary(store: PairStore, batches: PairBatches, config: FinetuneConfig) -> str:
+    """What the run trains on, and all that it leaves out."""
     used = [name for name, count in batches.counts().items() if count["batches"]]
-    _say(f"{len(store):,} pairs; {len(batches):,} batches from {len(used)} groups")
+    lines = [f"{len(store):,} pairs; {len(batches):,} batches from {len(used)} groups"]
+    found = {group.row for group in store.groups}
+    idle = [f"{row.source} {row.kind}" for number, row in enumerate(config.mix) if number not in found]
+    if idle:
+        lines.append(f"rows of the mix without a pair, their weight goes to the others: {', '.join(idle)}")
     if batches.left_out:
-        _say(f"left out, too few different texts for a batch: {', '.join(batches.left_out)}")
-    for reason, count in store.dropped.items():
-        _say(f"{count:,} pairs not used: {reason}")
-
-
-def _say(message: str) -> None:
-    print(message, file=sys.stderr, flush=True)  # noqa: T201
+        lines.append(f"left out, too few different texts for a batch: {', '.join(batches.left_out)}")
+    lines += [f"{count:,} pairs not used: {reason}" for reason, count in store.dropped.items()]
+    return "\n".join(lines)

@@ -67,7 +67,8 @@ def loss_in_parts(
         kept = [_embed(backbone, *each) for each in packed]
     # 2. the loss, and its gradient in the vectors
     order_N = torch.tensor(order, device=device)
-    vectors_ND = torch.empty_like(rows := torch.cat(kept).detach()).index_copy_(0, order_N, rows).requires_grad_()
+    rows_ND = torch.cat(kept).detach()
+    vectors_ND = torch.empty_like(rows_ND).index_copy_(0, order_N, rows_ND).requires_grad_()
     whole = loss_of(vectors_ND)
     (gradient_ND,) = torch.autograd.grad(whole.loss, vectors_ND)
     gradients = gradient_ND[order_N].split([len(chunk) for chunk in chunks])
@@ -89,9 +90,9 @@ def _pack(
 
 
 def _embed(backbone: Backbone, batch: PackedBatch, prompts_B: Tensor) -> Tensor:
-    segment_T = batch.segment_ids()
-    is_prompt_T = batch.positions_T < prompts_B[segment_T]
+    sequence_T = batch.sequence_numbers()
+    is_prompt_T = batch.positions_T < prompts_B[sequence_T]
     states_TD = backbone(batch)
     pool = MeanPool(len(prompts_B), states_TD.shape[1], states_TD.device)
-    pool.add(states_TD, segment_T.masked_fill(is_prompt_T, SKIPPED))
+    pool.add(states_TD, sequence_T.masked_fill(is_prompt_T, SKIPPED))
     return to_vectors(pool.means())

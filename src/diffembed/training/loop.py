@@ -1,9 +1,12 @@
 """The one training loop: pre-training and fine-tuning hand it a function that gives a step's loss in parts."""
 
 import math
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from types import FrameType
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +15,7 @@ from diffembed.errors import ConfigError, DiffembedError
 from diffembed.runs import Run
 from diffembed.training import checkpoint
 from diffembed.training.optimizer import MasterOptimizer, OptimizerConfig
-from diffembed.training.progress import Progress
+from diffembed.training.progress import Progress, say
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,7 +34,10 @@ class LoopConfig:
 
     def __post_init__(self) -> None:
         if self.num_steps < 1 or self.log_every < 1:
-            raise ConfigError(f"num_steps and log_every must be at least 1, got {self.num_steps} and {self.log_every}")
+            raise ConfigError(
+                f"num_steps and log_every must be at least 1, got {self.num_steps} and {self.log_every}",
+                hint="loop.log_every=1 logs every step",
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +93,7 @@ def train(
     def result() -> dict[str, float]:
         return {"tokens": tokens, "seconds": round(seconds_before + time.monotonic() - start, 1), "loss": loss}
 
-    with Progress(label, loop.num_steps, step) as progress:
+    with Progress(label, loop.num_steps, step) as progress, _Interrupt() as interrupt:
         while step < loop.num_steps:
             step += 1
             # 1. forward and backward, a micro-batch at a time
@@ -101,12 +107,13 @@ def train(
                     extra[key] = extra.get(key, 0) + value
             # 2. update
             rate = optimizer_config.rate(step, loop.num_steps)
-            grad_norm = optimizer.step(rate)
+            grad_norm = optimizer.clip()
             if not (math.isfinite(loss) and math.isfinite(grad_norm)):
                 raise DiffembedError(
                     f"step {step}: the loss is {loss} and the gradient's norm {grad_norm}; both must be finite",
-                    hint="lower optimizer.peak_lr, then --resume goes on from the last checkpoint",
+                    hint="begin a new run with a lower optimizer.peak_lr",
                 )
+            optimizer.step(rate)
             # 3. write down
             tokens += num_tokens
             if step % loop.log_every == 0 or step == loop.num_steps:
@@ -116,7 +123,32 @@ def train(
             if by_count or step == loop.num_steps or time.monotonic() - last_saved >= loop.checkpoint_every_s:
                 checkpoint.save(run.path, step, optimizer.state(), result())
                 last_saved = time.monotonic()
+            if interrupt.is_asked and step < loop.num_steps:
+                checkpoint.save(run.path, step, optimizer.state(), result())
+                say(f"stopped after step {step}; --resume goes on from there")
+                raise KeyboardInterrupt
     return {"steps": step, **result()}
+
+
+class _Interrupt:
+    """Turns the first Ctrl-C into a request to stop after the step; the second one stops at once."""
+
+    is_asked = False
+
+    def __enter__(self) -> "_Interrupt":
+        # Only the main thread may set handlers; elsewhere Ctrl-C does not arrive anyway.
+        self._is_set = threading.current_thread() is threading.main_thread()
+        if self._is_set:
+            self._before = signal.signal(signal.SIGINT, self._ask)
+        return self
+
+    def __exit__(self, *unused: object) -> None:
+        if self._is_set:
+            signal.signal(signal.SIGINT, self._before)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        self.is_asked = True
+        signal.signal(signal.SIGINT, self._before)
 
 
 def _step_generator(seed: int, step: int) -> torch.Generator:

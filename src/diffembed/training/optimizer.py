@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from diffembed.errors import ConfigError
+from diffembed.errors import CheckpointError, ConfigError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,11 +29,13 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         if not self.peak_lr > 0:
-            raise ConfigError(f"peak_lr must be positive, got {self.peak_lr}")
+            raise ConfigError(f"peak_lr must be positive, got {self.peak_lr}", hint="1e-4 to 3e-3 is usual")
         if not 0 <= self.decay_share <= 1:
-            raise ConfigError(f"decay_share must be in [0, 1], got {self.decay_share}")
-        if self.warmup_steps < 0 or not self.clip_norm > 0:
-            raise ConfigError(f"warmup_steps must not be negative and clip_norm positive, got {self}")
+            raise ConfigError(f"decay_share must be in [0, 1], got {self.decay_share}", hint="0 keeps the rate")
+        if self.warmup_steps < 0:
+            raise ConfigError(f"warmup_steps must not be negative, got {self.warmup_steps}", hint="0 is no warm-up")
+        if not self.clip_norm > 0:
+            raise ConfigError(f"clip_norm must be positive, got {self.clip_norm}", hint="1.0 is usual")
 
     def rate(self, step: int, num_steps: int) -> float:
         """Learning rate of step `step` (from 1) of `num_steps`."""
@@ -88,25 +90,21 @@ class MasterOptimizer:
             weight.grad = None
 
     @torch.no_grad()
-    def step(self, rate: float) -> float:
-        """Clip the accumulated gradient, step, write the weights back.
-
-        Args:
-            rate: Learning rate of this step.
-
-        Returns:
-            Norm of the gradient before clipping.
-        """
+    def clip(self) -> float:
+        """Scale the accumulated gradient down to `clip_norm`, and return its norm before that."""
         for master in self.masters.values():
             if master.grad is None:
                 master.grad = torch.zeros_like(master)
-        norm = torch.nn.utils.clip_grad_norm_(self.masters.values(), self.config.clip_norm)
+        return float(torch.nn.utils.clip_grad_norm_(self.masters.values(), self.config.clip_norm))
+
+    @torch.no_grad()
+    def step(self, rate: float) -> None:
+        """Move the masters by their gradients at learning rate `rate`, and write the weights back."""
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate
             optimizer.step()
         self.write_back()
-        return float(norm)
 
     @torch.no_grad()
     def write_back(self) -> None:
@@ -124,19 +122,34 @@ class MasterOptimizer:
 
     @torch.no_grad()
     def load_state(self, tensors: dict[str, Tensor]) -> None:
-        """Put saved tensors back.
+        """Put saved tensors back, wherever they were saved from.
 
         Raises:
-            KeyError: A tensor is missing.
+            CheckpointError: They belong to other weights.
         """
+        slots: dict[str, dict[str, Tensor]] = {name: {} for name in self.masters}
+        for full_name, tensor in tensors.items():
+            key, _, name = full_name.partition(".")
+            if name not in slots:
+                raise CheckpointError(
+                    f"the checkpoint holds {full_name}, which this model does not have",
+                    hint="resume with the code and the settings that the run was begun with",
+                )
+            slots[name][key] = tensor
+        lacking = [name for name, found in slots.items() if "master" not in found]
+        if lacking:
+            raise CheckpointError(
+                f"the checkpoint lacks the weight {lacking[0]}", hint="resume from another checkpoint"
+            )
         for name, master in self.masters.items():
-            master.copy_(tensors[f"master.{name}"])
-        names = {id(tensor): name for name, tensor in self.masters.items()}
+            master.copy_(slots[name].pop("master"))
+        names = {id(master): name for name, master in self.masters.items()}
         for optimizer in self.optimizers:
             for parameter in _parameters(optimizer):
-                suffix = f".{names[id(parameter)]}"
-                keys = [key for key in tensors if key.endswith(suffix) and not key.startswith("master.")]
-                optimizer.state[parameter] = {key.removesuffix(suffix): tensors[key].clone() for key in keys}
+                own = slots[names[id(parameter)]]
+                optimizer.state[parameter] = {
+                    key: tensor.to(parameter.device, copy=True) for key, tensor in own.items()
+                }
         self.write_back()
 
     def _slots(self) -> Iterable[tuple[str, str, Tensor]]:

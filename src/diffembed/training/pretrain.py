@@ -1,8 +1,7 @@
 """Pre-train a backbone from random weights: masked diffusion, or next token for the autoregressive twin."""
 
-import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -17,13 +16,14 @@ from diffembed.backbone.packed import PackedBatch, pack, split_by_tokens
 from diffembed.backbone.transformer import Backbone
 from diffembed.data.docstrings import read_docstrings
 from diffembed.data.segments import SegmentBatches, TokenStore
-from diffembed.data.sources import find_sources, iter_texts
+from diffembed.data.sources import Source, find_sources, iter_texts
 from diffembed.errors import ConfigError, DataError
 from diffembed.objectives.pretraining import ScoringPlan, plan_masked_diffusion, plan_next_token, planned_loss
 from diffembed.objectives.schedule import LinearSchedule, draw_noise_levels
-from diffembed.text.tokenizer import SPECIAL_TOKENS, Tokenizer
+from diffembed.text.tokenizer import SPECIAL_TOKENS, TOKENIZER_CONFIG_FILE, Tokenizer
 from diffembed.training.loop import LoopConfig, PartialLoss, train
 from diffembed.training.optimizer import OptimizerConfig
+from diffembed.training.progress import announce, say
 
 Objective = Literal["masked_diffusion", "next_token"]
 
@@ -45,8 +45,10 @@ class PretrainConfig:
     """Lengths in tokens that documents are cut to; the longest is the trained context."""
     segment_shares: tuple[float, ...]
     """How often each length comes; short ones are cheap, long ones teach context."""
-    tokenizer_bytes: int
-    """UTF-8 bytes of text that the tokenizer is trained on, taken evenly from the sources."""
+    tokenizer_chars: int
+    """Characters of text that the tokenizer is trained on: whole texts, drawn evenly from all of them."""
+    docstrings: bool = False
+    """Where no data is given, train on the docstrings of the running Python's standard library."""
     dtype: Literal["float32", "bfloat16"] | None = None
     """Of weights and states; None: what this machine multiplies fast. Master weights are fp32 always."""
 
@@ -54,15 +56,31 @@ class PretrainConfig:
         wanted = "both" if self.objective == "masked_diffusion" else "forward"
         if self.backbone.direction != wanted:
             raise ConfigError(
-                f"objective {self.objective} needs backbone.direction {wanted}, got {self.backbone.direction}"
+                f"objective {self.objective} needs backbone.direction {wanted}, got {self.backbone.direction}",
+                hint=f"set backbone.direction={wanted}",
             )
         if len(self.segment_lengths) != len(self.segment_shares) or not self.segment_lengths:
-            raise ConfigError("segment_lengths and segment_shares must be equally long and not empty")
-        if max(self.segment_lengths) > min(self.backbone.max_positions, self.tokens_per_micro_batch):
             raise ConfigError(
-                f"the longest segment, {max(self.segment_lengths)}, exceeds max_positions "
-                f"{self.backbone.max_positions} or tokens_per_micro_batch {self.tokens_per_micro_batch}"
+                f"segment_lengths and segment_shares must be equally long and not empty, got {self.segment_lengths} "
+                f"and {self.segment_shares}",
+                hint="give each length its share",
             )
+        if min(self.segment_lengths) < 2 or not min(self.segment_shares) > 0:
+            raise ConfigError(
+                f"segments need at least 2 tokens and a share above 0, got {self.segment_lengths} and "
+                f"{self.segment_shares}",
+                hint="leave out the lengths that are not wanted",
+            )
+        for name, limit in (
+            ("backbone.max_positions", self.backbone.max_positions),
+            ("tokens_per_micro_batch", self.tokens_per_micro_batch),
+            ("tokens_per_step", self.tokens_per_step),
+        ):
+            if max(self.segment_lengths) > limit:
+                raise ConfigError(
+                    f"the longest segment has {max(self.segment_lengths)} tokens, {name} is {limit}",
+                    hint=f"raise {name} or shorten the segments",
+                )
 
 
 def main(config: PretrainConfig, *, data: Path | None, out: Path, resume: bool = False, command: list[str]) -> Path:
@@ -70,7 +88,7 @@ def main(config: PretrainConfig, *, data: Path | None, out: Path, resume: bool =
 
     Args:
         config: The whole configuration.
-        data: Folder of sources; None: the docstrings of this Python's standard library.
+        data: Folder of sources; None where the configuration allows docstrings.
         out: Run directory.
         resume: Go on with a stopped run.
         command: The command line, for the record.
@@ -78,18 +96,56 @@ def main(config: PretrainConfig, *, data: Path | None, out: Path, resume: bool =
     Returns:
         The model folder.
     """
+    if data is None and not config.docstrings:
+        raise ConfigError("this recipe needs text to train on", hint="name a folder of sources by --data")
     sources = find_sources(data) if data is not None else None
     device = hardware.default_device()
     hardware.keep_freed_memory()
+    hardware.limit_threads()
+    dtype = config.dtype or hardware.default_dtype_name(device)
+    config = replace(config, dtype=dtype)  # so that it is recorded, and a resumed run keeps it
     run = runs.open_run(out, config=configs.to_dict(config), command=command, env=hardware.describe(), resume=resume)
+    with run.preparing():
+        tokenizer, store, batches = _prepare(run.path, sources, config)
+    announce(run, f"{len(store.ends):,} documents, {len(store.tokens):,} tokens; {config.loop.num_steps:,} steps")
+
+    backbone = Backbone(config.backbone)
+    backbone.init_weights(torch.Generator().manual_seed(config.loop.seed))
+    backbone = backbone.to(device=device, dtype=getattr(torch, dtype))
+
+    def micro_batches(step: int, generator: torch.Generator) -> Iterator[PartialLoss]:
+        # Sorted by length, so that a micro-batch has few groups of equal lengths.
+        sequences = sorted(batches[step - 1], key=len)
+        t_B = draw_noise_levels(len(sequences), generator)
+        num_scorable = sum(len(ids) - 1 for ids in sequences)  # EOS is never masked; the first token never predicted
+        for rows in split_by_tokens([len(ids) for ids in sequences], config.tokens_per_micro_batch):
+            batch = pack(sequences[rows], device)
+            plan = _plan(batch, t_B[rows], num_scorable, config.objective, tokenizer, generator)
+            states_TD = backbone(batch.with_ids(plan.input_ids_T))
+            loss = planned_loss(plan, states_TD, backbone.embed_tokens.weight)
+            yield PartialLoss(loss, batch.num_tokens, {"scored": plan.positions_N.numel()})
+
+    label = f"pretrain {config.objective}"
+    facts = train(run, backbone, micro_batches, label=label, loop=config.loop, optimizer_config=config.optimizer)
+    model = run.path / "model"
+    tokenizer.save(model)
+    save_backbone(backbone, model, pad_id=tokenizer.pad_id, eos_id=tokenizer.eos_id)
+    run.finish(model=str(model.relative_to(run.path)), documents=len(store.ends), **facts)
+    return model
+
+
+def _prepare(
+    folder: Path, sources: list[Source] | None, config: PretrainConfig
+) -> tuple[Tokenizer, TokenStore, SegmentBatches]:
+    """Tokenizer and tokens of a run, made once and then read back, and the batches that they are dealt in."""
 
     def texts() -> Iterator[str]:
         if sources is None:
             return (passage.text for passage in read_docstrings())
         return (text for source in sources for text in iter_texts(source))
 
-    tokenizer = _tokenizer(run.path / "tokenizer", texts, config)
-    store = TokenStore.open(run.path / "tokens") or TokenStore.build(run.path / "tokens", texts(), tokenizer)
+    tokenizer = _tokenizer(folder / "tokenizer", texts, config)
+    store = TokenStore.open(folder / "tokens") or TokenStore.build(folder / "tokens", texts(), tokenizer)
     batches = SegmentBatches(
         store,
         lengths=config.segment_lengths,
@@ -99,46 +155,26 @@ def main(config: PretrainConfig, *, data: Path | None, out: Path, resume: bool =
         eos_id=tokenizer.eos_id,
         seed=config.loop.seed,
     )
-    _say(f"{len(store.ends):,} documents, {len(store.tokens):,} tokens; {config.loop.num_steps:,} steps")
-
-    backbone = Backbone(config.backbone)
-    backbone.init_weights(torch.Generator().manual_seed(config.loop.seed))
-    dtype = getattr(torch, config.dtype) if config.dtype else hardware.default_dtype(device)
-    backbone = backbone.to(device=device, dtype=dtype)
-
-    def micro_batches(step: int, generator: torch.Generator) -> Iterator[PartialLoss]:
-        # Sorted by length, so that a micro-batch has few groups of equal lengths.
-        sequences = sorted(batches[step - 1], key=len)
-        t_B = draw_noise_levels(len(sequences), generator)
-        num_scorable = sum(len(ids) - 1 for ids in sequences)  # EOS is never masked; the first token never predicted
-        for rows in split_by_tokens([len(ids) for ids in sequences], config.tokens_per_micro_batch):
-            batch = pack(sequences[rows], device)
-            plan = _plan(batch, t_B[rows], num_scorable, config.objective, tokenizer.mask_id, generator)
-            states_TD = backbone(batch.with_ids(plan.input_ids_T))
-            loss = planned_loss(plan, states_TD, backbone.embed_tokens.weight)
-            yield PartialLoss(loss, batch.num_tokens, {"scored": plan.positions_N.numel()})
-
-    label = f"pretrain {config.objective}"
-    facts = train(run, backbone, micro_batches, label=label, loop=config.loop, optimizer_config=config.optimizer)
-    model = run.path / "model"
-    save_backbone(backbone, model)
-    tokenizer.save(model)
-    run.finish(model=str(model.relative_to(run.path)), documents=len(store.ends), **facts)
-    return model
+    return tokenizer, store, batches
 
 
 def _plan(
-    batch: PackedBatch, t_B: Tensor, num_scorable: int, objective: Objective, mask_id: int, generator: torch.Generator
+    batch: PackedBatch,
+    t_B: Tensor,
+    num_scorable: int,
+    objective: Objective,
+    tokenizer: Tokenizer,
+    generator: torch.Generator,
 ) -> ScoringPlan:
-    segment_T = batch.segment_ids()
+    sequence_T = batch.sequence_numbers()
     if objective == "next_token":
-        return plan_next_token(batch.ids_T, segment_T, num_predicted=num_scorable)
+        return plan_next_token(batch.ids_T, sequence_T, num_predicted=num_scorable)
     return plan_masked_diffusion(
         batch.ids_T,
-        t_B.to(segment_T.device)[segment_T],
+        t_B.to(sequence_T.device)[sequence_T],
         batch.ids_T >= len(SPECIAL_TOKENS),
         num_maskable=num_scorable,
-        mask_token_id=mask_id,
+        mask_token_id=tokenizer.mask_token_id,
         schedule=LinearSchedule(),
         generator=generator,
     )
@@ -146,10 +182,10 @@ def _plan(
 
 def _tokenizer(folder: Path, texts: Callable[[], Iterator[str]], config: PretrainConfig) -> Tokenizer:
     """The run's tokenizer: trained once, then read back."""
-    if (folder / "tokenizer_config.json").exists():
+    if (folder / TOKENIZER_CONFIG_FILE).exists():
         return Tokenizer.load(folder)
-    _say("training the tokenizer")
-    tokenizer = Tokenizer.train(_sample(texts, config.tokenizer_bytes), config.backbone.vocab_size)
+    say("training the tokenizer")
+    tokenizer = Tokenizer.train(_sample(texts, config.tokenizer_chars), config.backbone.vocab_size)
     if tokenizer.vocab_size != config.backbone.vocab_size:
         raise DataError(
             f"the text gives only {tokenizer.vocab_size} tokens, the backbone has {config.backbone.vocab_size}",
@@ -159,13 +195,9 @@ def _tokenizer(folder: Path, texts: Callable[[], Iterator[str]], config: Pretrai
     return tokenizer
 
 
-def _sample(texts: Callable[[], Iterator[str]], num_bytes: int) -> Iterator[str]:
-    """A random sample of about `num_bytes` of text, even over all of it."""
+def _sample(texts: Callable[[], Iterator[str]], num_chars: int) -> Iterator[str]:
+    """A random sample of texts with about `num_chars` characters."""
     total = sum(len(text) for text in texts())
-    keep = num_bytes / max(total, 1)
+    keep = num_chars / max(total, 1)
     rng = np.random.default_rng(0)
     return (text for text in texts() if rng.random() < keep)
-
-
-def _say(message: str) -> None:
-    print(message, file=sys.stderr, flush=True)  # noqa: T201

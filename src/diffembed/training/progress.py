@@ -4,6 +4,8 @@ import sys
 import time
 from types import TracebackType
 
+from diffembed.runs import Run
+
 # Seconds between plain lines, for logs that are read later.
 PLAIN_EVERY_S = 15.0
 
@@ -46,11 +48,23 @@ class Progress:
             self._bar.update(self._task, completed=step, facts=facts)
         elif spent - self._last >= PLAIN_EVERY_S or step == self.num_steps:
             self._last = spent
-            print(f"{self.label} {step}/{self.num_steps}  {facts}", file=sys.stderr, flush=True)  # noqa: T201
+            say(f"{self.label} {step}/{self.num_steps}  {facts}")
 
     @property
     def tokens_per_s(self) -> float:
         return self._tokens / max(time.monotonic() - self._start, 1e-9)
+
+
+def say(message: str) -> None:
+    """A line for the person who waits."""
+    print(message, file=sys.stderr, flush=True)  # noqa: T201
+
+
+def announce(run: Run, message: str) -> None:
+    """Say what is about to begin, and what has changed since a resumed run was begun."""
+    if run.env_changes:
+        say(f"another machine than the run was begun on ({'; '.join(run.env_changes)}): the last bits may differ")
+    say(message)
 
 
 def _clock(seconds: float) -> str:
