@@ -16,8 +16,8 @@ from torch import Tensor
 
 from diffembed.backbone.packed import LengthGroup, PackedBatch
 
-# Steps between lengths: an eighth of the next power of two, and no finer than this. Padding is then under 15% for all
-# but the shortest sequences, and 24 lengths reach 1,024.
+# Steps between lengths: a sixteenth of the next power of two, and no finer than this. Padding is then under 15% for all
+# but the shortest sequences, and 32 lengths reach 1,024.
 FINEST_STEP = 16
 
 
@@ -75,12 +75,12 @@ def padded_tiles(batch: PackedBatch) -> Tiling:
 
 def rounded_length(length: int) -> int:
     """The next length that tiles have."""
-    step = max(FINEST_STEP, (1 << (length - 1).bit_length()) // 8)
+    step = max(FINEST_STEP, (1 << (length - 1).bit_length()) // 16)
     return -(-length // step) * step
 
 
 def rounded_rows(num_tokens: int) -> int:
-    """The next number of rows that products have: under 3% more where it matters."""
+    """The next number of rows that products have; on a batch of 2,000 tokens it adds 1.6% on average."""
     step = FINEST_STEP if num_tokens <= 256 else 64
     return -(-num_tokens // step) * step
 

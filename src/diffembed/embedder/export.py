@@ -25,6 +25,7 @@ MODULES = [
 ]
 # The least releases that compute the right thing: transformers reads `is_causal: false` since 5.9.
 VERSIONS = {"sentence_transformers": "6.0.0", "transformers": "5.9.0", "pytorch": "2.11.0"}
+UNLIMITED = 10**9
 LEGACY_MODES = ("cls_token", "mean_tokens", "max_tokens", "mean_sqrt_len_tokens", "weightedmean_tokens", "lasttoken")
 
 CARD = """\
@@ -117,8 +118,16 @@ def read_export(folder: Path) -> dict[str, Any] | None:
         raise CheckpointError(
             f"{folder / POOLING_FILE} pools the prompt too", hint="only include_prompt false is supported"
         )
-    transformer = read_json(folder / TRANSFORMER_FILE) if (folder / TRANSFORMER_FILE).is_file() else {}
-    return {"prompts": prompts, "max_tokens": transformer.get("max_seq_length")}
+    return {"prompts": prompts, "max_tokens": _read_limit(folder)}
+
+
+def _read_limit(folder: Path) -> int | None:
+    """Releases since 5.4 keep the limit with the tokenizer; there, a number beyond all reason stands for none."""
+    for name, key in ((TRANSFORMER_FILE, "max_seq_length"), ("tokenizer_config.json", "model_max_length")):
+        limit = read_json(folder / name).get(key) if (folder / name).is_file() else None
+        if isinstance(limit, int) and limit < UNLIMITED:
+            return limit
+    return None
 
 
 def _card(model: Model) -> str:

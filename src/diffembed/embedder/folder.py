@@ -16,7 +16,7 @@ from diffembed.backbone.compact import COMPACT_FILE, load_compact, save_compact
 from diffembed.configs import read_json
 from diffembed.embedder import export
 from diffembed.embedder.model import Model
-from diffembed.errors import CheckpointError, MissingExtraError
+from diffembed.errors import CheckpointError, ConfigError, MissingExtraError
 from diffembed.text.tokenizer import TOKENIZER_FILE, Tokenizer
 
 SIDECAR_FILE = "diffembed.json"
@@ -34,6 +34,7 @@ OWN_ENTRIES = frozenset(
         *("1_Pooling", "2_Normalize"),
     }
 )
+NAME_HINT = "name `builtin`, a folder, or a hub id (owner/name)"
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 # Nothing that could hold code or pickle.
 HUB_PATTERNS = ["*.json", "*.safetensors"]
@@ -44,8 +45,11 @@ def find(name: str | os.PathLike[str]) -> Path:
 
     Raises:
         CheckpointError: There is no such model.
+        ConfigError: The name is no string and no path.
         MissingExtraError: A hub id, and no hub client is installed.
     """
+    if not isinstance(name, str | os.PathLike):
+        raise ConfigError(f"a model is named by a string or a path, got {type(name).__name__}", hint=NAME_HINT)
     if name == "builtin":
         return builtin.folder()
     path = Path(name).expanduser()
@@ -55,7 +59,7 @@ def find(name: str | os.PathLike[str]) -> Path:
         raise CheckpointError(f"{name} is a file, not a model folder", hint="name the folder that it lies in")
     if isinstance(name, str) and HUB_ID.fullmatch(name):
         return _download(name)
-    raise CheckpointError(f"there is no model folder {name}", hint="name `builtin`, a folder, or a hub id (owner/name)")
+    raise CheckpointError(f"there is no model folder {name}", hint=NAME_HINT)
 
 
 def read_model(folder: Path, direction: Direction | None = None) -> Model:

@@ -1,0 +1,307 @@
+"""Model folders: what is written comes back, what is damaged says so, names that are no model."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from diffembed import Embedder, builtin
+from diffembed.backbone import save_backbone
+from diffembed.errors import CheckpointError, ConfigError, DiffembedError, MissingExtraError
+from tests.tiny_embedders import LIMIT, LONG, ODD, TOKENIZER, make, make_backbone
+
+
+@pytest.fixture(scope="module")
+def embedder() -> Embedder:
+    return make()
+
+
+@pytest.fixture
+def folder(embedder, tmp_path) -> Path:
+    embedder.save(tmp_path / "model")
+    return tmp_path / "model"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"device": "abacus"}, "device 'abacus'"),
+        ({"dtype": "float16"}, "dtype is 'float16'"),
+        ({"dtype": torch.int8}, "dtype is torch.int8"),
+        ({"direction": "sideways"}, "direction is 'sideways'"),
+    ],
+)
+def test_load_options(folder, options, message) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Embedder.load(folder, **options)
+
+
+@pytest.mark.parametrize("direction", ["both", "forward"])
+def test_saved_and_loaded_is_bit_equal(direction, tmp_path) -> None:
+    trained = {"recipe": "none", "steps": 3}
+    saved = make(direction, trained=trained, prompts={"query": "find: <|query|>"})
+    saved.save(tmp_path / "deep" / "model")
+    loaded = Embedder.load(tmp_path / "deep" / "model", dtype="float32")
+    texts = [*ODD, LONG, "the quick fox"]
+    for role in ("query", "document", None):
+        assert np.array_equal(saved.embed(texts, role).vectors, loaded.embed(texts, role).vectors)
+    for name in ("dims", "max_tokens", "direction", "prompts", "trained"):
+        assert getattr(loaded, name) == getattr(saved, name)
+    assert loaded.direction == direction
+
+
+def test_saving_a_model_that_computes_in_bf16_loses_nothing(folder, tmp_path) -> None:
+    Embedder.load(folder, dtype="bfloat16").save(tmp_path / "again")
+    for name in ("model.safetensors", "config.json", "diffembed.json", "tokenizer.json"):
+        assert (folder / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
+
+
+def test_golden_vectors_are_those_of_the_folder(folder) -> None:
+    golden = json.loads((folder / "diffembed.json").read_text())["golden"]
+    loaded = Embedder.load(folder, dtype="float32")
+    assert {each["role"] for each in golden} == {"query", "document"}
+    assert any(len(TOKENIZER.encode([each["text"]])[0]) > LIMIT for each in golden), "one is read in windows"
+    for each in golden:
+        np.testing.assert_allclose(loaded.embed([each["text"]], each["role"]).vectors[0], each["vector"], atol=1e-5)
+
+
+def test_int8_folder(embedder, tmp_path) -> None:
+    embedder.save(tmp_path / "small", weights="int8")
+    assert not list((tmp_path / "small").glob("model.safetensors")), "no other library can take it for weights"
+    small = Embedder.load(tmp_path / "small", dtype="float32")
+    texts = ["the quick fox", LONG, ""]
+    assert (small.encode(texts) * embedder.encode(texts)).sum(axis=1).min() > 0.99
+    for each in json.loads((tmp_path / "small" / "diffembed.json").read_text())["golden"]:
+        np.testing.assert_allclose(small.embed([each["text"]], each["role"]).vectors[0], each["vector"], atol=1e-5)
+    small.save(tmp_path / "wide")
+    assert np.array_equal(Embedder.load(tmp_path / "wide", dtype="float32").encode(texts), small.encode(texts))
+    with pytest.raises(ConfigError, match="weights is 'int4'"):
+        embedder.save(tmp_path / "x", weights="int4")
+
+
+def test_a_raw_folder_has_the_mean_and_no_prompt(tmp_path) -> None:
+    save_backbone(make_backbone(), tmp_path)
+    TOKENIZER.save(tmp_path)
+    raw = Embedder.load(tmp_path, dtype="float32")
+    assert (raw.prompts, raw.max_tokens, raw.direction) == ({}, 40, "both")
+    whole = make(prompts={}, max_tokens=40)
+    assert np.array_equal(raw.encode_query([LONG]), whole.encode([LONG]))
+    assert Embedder.load(tmp_path, direction="forward").direction == "forward"
+    config = json.loads((tmp_path / "config.json").read_text())
+    for key in ("is_causal", "use_bidirectional_attention"):
+        del config[key]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert Embedder.load(tmp_path).direction == "forward", "that of its family, Qwen3"
+
+
+def test_a_folder_of_sentence_transformers_without_our_sidecar(folder, embedder) -> None:
+    (folder / "diffembed.json").unlink()
+    loaded = Embedder.load(folder, dtype="float32")
+    assert loaded.max_tokens == LIMIT
+    assert np.array_equal(loaded.encode_query([LONG, ""]), embedder.encode_query([LONG, ""]))
+    pooling = json.loads((folder / "1_Pooling" / "config.json").read_text())
+    for change, message in [
+        ({"pooling_mode": "cls"}, "another pooling"),
+        ({"pooling_mode_max_tokens": True}, "another pooling"),
+        ({"include_prompt": True}, "pools the prompt too"),
+    ]:
+        (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling | change))
+        with pytest.raises(CheckpointError, match=message):
+            Embedder.load(folder)
+    (folder / "modules.json").write_text('[{"type": "x.Transformer"}, {"type": "x.Dense"}]')
+    with pytest.raises(CheckpointError, match="is made of Transformer, Dense"):
+        Embedder.load(folder)
+
+
+def test_direction_of_sidecar_and_config_must_agree(folder) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"is_causal": True, "use_bidirectional_attention": False}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=r"direction 'both', config\.json 'forward'"):
+        Embedder.load(folder)
+
+
+def edit(**changes):
+    def apply(folder: Path) -> None:
+        path = folder / "diffembed.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+    return apply
+
+
+def remove(name: str):
+    return lambda folder: (folder / name).unlink()
+
+
+def write(name: str, data: bytes):
+    return lambda folder: (folder / name).write_bytes(data)
+
+
+def cut(name: str):
+    return lambda folder: (folder / name).write_bytes((folder / name).read_bytes()[:-50])
+
+
+def foreign_weights(folder: Path) -> None:
+    save_file({"bert.embeddings.weight": torch.zeros(3, 3)}, folder / "model.safetensors")
+
+
+def weights_of_another_shape(folder: Path) -> None:
+    save_backbone(make_backbone(mlp_width=16), folder / "other")
+    (folder / "other" / "model.safetensors").replace(folder / "model.safetensors")
+
+
+def not_a_number(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    tensors["norm.weight"][0] = torch.nan
+    save_file(tensors, folder / "model.safetensors")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        remove("config.json"),
+        remove("model.safetensors"),
+        remove("tokenizer.json"),
+        write("config.json", b"{"),
+        write("config.json", b"[]"),
+        write("config.json", b'{"model_type": "bert"}'),
+        write("diffembed.json", b"\xff"),
+        write("tokenizer.json", b"{}"),
+        write("model.safetensors", b""),
+        write("model.safetensors", b"\x80\x04\x95 a pickle"),
+        cut("model.safetensors"),
+        foreign_weights,
+        weights_of_another_shape,
+        not_a_number,
+        edit(format=2),
+        edit(pooling="cls"),
+        edit(dims=31),
+        edit(prompts=None),
+        edit(prompts={"query": 1}),
+        edit(prompts={"query": "q: "}),
+        edit(max_tokens=None),
+        edit(max_tokens=1000),
+        edit(max_tokens="24"),
+        edit(golden=None),
+    ],
+)
+def test_a_damaged_folder_says_so(folder, damage) -> None:
+    damage(folder)
+    with pytest.raises(DiffembedError) as caught:
+        Embedder.load(folder).encode(["a"])
+    assert isinstance(caught.value, CheckpointError | ConfigError)
+    assert "\n" not in caught.value.message
+    assert caught.value.hint
+
+
+def test_saving_keeps_its_hands_off_other_files(embedder, folder, tmp_path) -> None:
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    embedder.save(folder)  # a model is replaced
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    embedder.save(folder, weights="int8")
+    assert not (folder / "modules.json").exists(), "replaced as a whole"
+    (tmp_path / "empty").mkdir()
+    embedder.save(tmp_path / "empty")
+    (folder / "notes.txt").write_text("mine")
+    with pytest.raises(CheckpointError, match=r"holds notes\.txt"):
+        embedder.save(folder)
+    with pytest.raises(CheckpointError, match="is a file"):
+        embedder.save(folder / "notes.txt")
+    with pytest.raises(CheckpointError, match="cannot write"):
+        embedder.save(folder / "notes.txt" / "below")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "model"], "nothing half-written"
+
+
+def test_a_failed_save_leaves_the_old_model(folder, tmp_path, monkeypatch) -> None:
+    before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    changed = make(max_tokens=20)
+    with pytest.raises(CheckpointError, match="looks only ahead"):
+        make("backward").save(folder)
+    rename = os.rename
+
+    def fail_to_arrive(source, target, **options):
+        if str(source).endswith(".partial"):
+            raise OSError(28, "No space left on device")
+        return rename(source, target, **options)
+
+    monkeypatch.setattr(os, "rename", fail_to_arrive)
+    with pytest.raises(CheckpointError, match="No space left"):
+        changed.save(folder)
+    assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_saved_files_can_be_read_by_others(folder) -> None:
+    modes = {path.name: path.stat().st_mode & 0o777 for path in folder.iterdir() if path.is_file()}
+    assert len(set(modes.values())) == 1, modes
+
+
+# Names
+
+
+def test_names_that_are_no_model(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("nothing", "./owner/name", "../owner/name", "/owner/name", "a/b/c", tmp_path / "x" / "y"):
+        with pytest.raises(CheckpointError, match="there is no model folder"):
+            Embedder.load(name)
+    with pytest.raises(ConfigError, match="is named by a string or a path, got NoneType"):
+        Embedder.load(None)  # type: ignore[arg-type]
+    Path("file").write_text("")
+    with pytest.raises(CheckpointError, match="is a file"):
+        Embedder.load("file")
+
+
+def test_builtin_that_did_not_come_with_the_package(monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr(builtin, "FOLDER", tmp_path / "model")
+    with pytest.raises(CheckpointError, match="built-in model is not in") as caught:
+        Embedder.load()
+    assert caught.value.hint
+
+
+def test_builtin_is_a_folder_of_the_package(monkeypatch, folder, embedder) -> None:
+    monkeypatch.setattr(builtin, "FOLDER", folder)
+    assert np.array_equal(Embedder.load(dtype="float32").encode(["a"]), embedder.encode(["a"]))
+
+
+def test_a_hub_id_without_a_client(monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(MissingExtraError, match="there is no folder owner/name here") as caught:
+        Embedder.load("owner/name")
+    assert "diffembed[hub]" in caught.value.hint
+
+
+def test_a_hub_id_fetches_json_and_safetensors_alone(monkeypatch, folder) -> None:
+    hub = pytest.importorskip("huggingface_hub")
+    asked = []
+    monkeypatch.setattr(
+        hub, "snapshot_download", lambda name, *, allow_patterns: asked.append((name, allow_patterns)) or str(folder)
+    )
+    Embedder.load("owner/name")
+    assert asked == [("owner/name", ["*.json", "*.safetensors"])]
+
+
+def test_a_hub_that_does_not_answer() -> None:
+    pytest.importorskip("huggingface_hub")
+    with pytest.raises(CheckpointError, match="hub did not give it") as caught:
+        Embedder.load("owner/no-such-model")
+    assert "\n" not in caught.value.message
+
+
+def test_an_existing_folder_wins_over_a_hub_id(monkeypatch, folder, tmp_path) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder.rename(tmp_path / "inner")
+    (tmp_path / "owner").mkdir()
+    (tmp_path / "inner").rename(tmp_path / "owner" / "name")
+    assert Embedder.load("owner/name").dims == 32
+
+
+def test_direction_on_load_overrules_and_is_saved(folder, tmp_path) -> None:
+    forward = Embedder.load(folder, direction="forward", dtype="float32")
+    assert np.abs(forward.encode(["the quick fox"]) - make("forward").encode(["the quick fox"])).max() < 1e-6
+    forward.save(tmp_path / "forward")
+    assert Embedder.load(tmp_path / "forward").direction == "forward"
