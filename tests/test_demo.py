@@ -1,17 +1,16 @@
 import io
-import sys
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
 from rich.console import Console
 
-from diffembed import demo as demo_module
 from diffembed.data.docstrings import Passage
-from diffembed.demo import MODES, SAMPLE_QUESTIONS, Demo, build_demo, open_demo, render, run
+from diffembed.demo import MODES, SAMPLE_QUESTIONS, Demo, answers, build_demo, cache, open_demo, render, run
+from diffembed.embedder import Embedder, Encoded, Report
 from diffembed.errors import DataError
 from tests.hashed_words import HashedWords
+from tests.tiny_embedders import LIMIT, TOKENIZER, make, make_backbone
 
 TEXTS = {
     "csv.reader": "Read rows of a csv file.",
@@ -27,9 +26,19 @@ PASSAGES = [
 ]
 
 
+class Counting(HashedWords):
+    """Tells how many words it embedded, as a model tells its tokens."""
+
+    def embed(self, texts: list[str], role: str) -> Encoded:
+        assert role == "document"
+        counts = dict(texts=len(texts), truncated=0, windowed=0, windows=0, empty=0)
+        report = Report(**counts, tokens=sum(len(text.split()) for text in texts), seconds=0.0)
+        return Encoded(vectors=self.encode_document(texts), report=report)
+
+
 @pytest.fixture
 def demo() -> Demo:
-    return build_demo(HashedWords(), PASSAGES)
+    return build_demo(Counting(), PASSAGES)
 
 
 def shown(demo: Demo, question: str, width: int, **options) -> str:
@@ -49,22 +58,13 @@ def test_all_three_searches_find_the_passage(demo: Demo) -> None:
 
 
 def test_vectors_stay_with_their_passages_whatever_the_slices(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(demo_module, "SLICE_TEXTS", 2)
+    monkeypatch.setattr(answers, "SLICE_TEXTS", 2)
     shares: list[float] = []
-    demo = build_demo(HashedWords(), PASSAGES, progress=shares.append)
+    demo = build_demo(Counting(), PASSAGES, on_progress=shares.append)
     expected = HashedWords().encode_document([f"{each.id}\n{each.text}" for each in PASSAGES])
     assert np.array_equal(demo.vectors, expected)
     assert len(shares) == 3 and shares == sorted(shares) and shares[-1] == 1
-
-
-def test_tokens_are_counted_when_the_embedder_counts_them(demo: Demo) -> None:
-    class Counting(HashedWords):
-        def encode_document(self, texts):
-            self.last_report = SimpleNamespace(tokens=sum(len(text.split()) for text in texts))
-            return super().encode_document(texts)
-
-    assert demo.tokens is None
-    assert build_demo(Counting(), PASSAGES).tokens == sum(len(f"{e.id} {e.text}".split()) for e in PASSAGES)
+    assert demo.tokens == sum(len(f"{each.id} {each.text}".split()) for each in PASSAGES)
 
 
 def test_words_that_nobody_knows_and_no_question(demo: Demo) -> None:
@@ -75,7 +75,7 @@ def test_words_that_nobody_knows_and_no_question(demo: Demo) -> None:
     with pytest.raises(DataError, match="question is empty"):
         demo.ask(" \n")
     with pytest.raises(DataError, match="no passage"):
-        build_demo(HashedWords(), [])
+        build_demo(Counting(), [])
 
 
 def test_the_instruction_reaches_the_embedder(demo: Demo) -> None:
@@ -128,35 +128,35 @@ def test_a_terminal_gets_colours(demo: Demo) -> None:
 
 @pytest.fixture
 def small_library(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(demo_module, "read_docstrings", lambda: PASSAGES)
-    monkeypatch.setattr(demo_module, "fingerprint", lambda: "here")
+    monkeypatch.setattr(cache, "read_docstrings", lambda: PASSAGES)
+    monkeypatch.setattr(cache, "library_digest", lambda: "here")
 
 
 @pytest.mark.usefixtures("small_library")
 def test_the_second_time_nothing_is_embedded_but_a_few_probes(tmp_path: Path) -> None:
     said: list[str] = []
-    first = open_demo(HashedWords(), model="m", cache=tmp_path, say=said.append)
-    assert "embedding 5 docstrings" in said[0] and "5 passages, embedded in" in said[1]
-    again = HashedWords()
+    first = open_demo(Counting(), model="m", cache=tmp_path, say=said.append)
+    assert "embedding 5 docstrings" in said[0] and "5 passages, 115 tokens, embedded in" in said[1]
+    again = Counting()
     second = open_demo(again, model="m", cache=tmp_path, say=said.append)
     assert again.calls == [("document", 3, None)]
     assert "embedded earlier" in said[2] and len(said) == 3
     assert list(second.passages) == PASSAGES
     assert np.array_equal(second.vectors, first.vectors)
     assert [path.suffix for path in tmp_path.iterdir()] == [".safetensors"]
-    open_demo(HashedWords(), model="another", cache=tmp_path)
+    open_demo(Counting(), model="another", cache=tmp_path)
     assert len(list(tmp_path.iterdir())) == 2
 
 
 @pytest.mark.usefixtures("small_library")
 @pytest.mark.parametrize("damage", ["empty", "cut", "foreign", "retrained", "other dims"])
 def test_a_cache_that_cannot_be_believed_is_made_again(tmp_path: Path, damage: str) -> None:
-    open_demo(HashedWords(), model="m", cache=tmp_path)
+    open_demo(Counting(), model="m", cache=tmp_path)
     [path] = tmp_path.iterdir()
     good = path.read_bytes()
     damaged = {"empty": b"", "cut": good[:-100], "foreign": b"\x08\0\0\0\0\0\0\0{}      "}
     path.write_bytes(damaged.get(damage, good))
-    embedder = {"retrained": HashedWords(seed=1), "other dims": HashedWords(dims=32)}.get(damage, HashedWords())
+    embedder = {"retrained": Counting(seed=1), "other dims": Counting(dims=32)}.get(damage, Counting())
     said: list[str] = []
     demo = open_demo(embedder, model="m", cache=tmp_path, say=said.append)
     assert "damaged or from another model" in said[0] and "\n" not in said[0]
@@ -170,20 +170,47 @@ def test_a_cache_that_cannot_be_believed_is_made_again(tmp_path: Path, damage: s
 def test_a_cache_that_cannot_be_written_is_said_and_survived(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     said: list[str] = []
-    demo = open_demo(HashedWords(), model="m", cache=tmp_path / "file", say=said.append)
+    demo = open_demo(Counting(), model="m", cache=tmp_path / "file", say=said.append)
     assert len(demo.passages) == 5
     assert "can't keep the vectors" in said[-1]
 
 
+def narrow() -> Embedder:
+    """Another model than `make()`."""
+    return Embedder.from_backbone(make_backbone(width=16), TOKENIZER, max_tokens=LIMIT)
+
+
 @pytest.mark.usefixtures("small_library")
 def test_run_answers_the_samples_or_the_question(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    module = ModuleType("diffembed.embedder")
-    module.Embedder = SimpleNamespace(load=lambda model: HashedWords())  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "diffembed.embedder", module)
+    make().save(tmp_path / "model")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     said: list[str] = []
-    assert [answer.question for answer in run(say=said.append)] == list(SAMPLE_QUESTIONS)
-    [answer] = run("write rows", k=1, say=said.append)
-    assert answer.hits["dense"][0].passage.id == "csv.writer"
+
+    def ask(question: str | None = None) -> list[str]:
+        found = list(run(question, model=str(tmp_path / "model"), k=1, say=said.append))
+        assert {len(answer.hits["dense"]) for answer in found} == {1}
+        return [answer.question for answer in found]
+
+    assert ask() == list(SAMPLE_QUESTIONS)
+    assert "tokens/s" in said[-1]
+    assert ask("write rows") == ["write rows"]
     assert "embedded earlier" in said[-1]
-    assert list((tmp_path / "diffembed").iterdir())
+    assert len(list((tmp_path / "diffembed").iterdir())) == 1
+    # Another model under the old name: the vectors of the first one are left alone.
+    narrow().save(tmp_path / "model")
+    ask("write rows")
+    assert "tokens/s" in said[-1]
+    assert len(list((tmp_path / "diffembed").iterdir())) == 2
+
+
+def test_what_counts_in_the_digest_of_a_model(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    seen = [cache.model_digest(tmp_path)]
+    for name in ("model.safetensors", "config.json", "sub/config.json"):
+        (tmp_path / name).write_text("1")
+        seen.append(cache.model_digest(tmp_path))
+    (tmp_path / "model.safetensors").write_text("2")
+    seen.append(cache.model_digest(tmp_path))
+    assert len(set(seen)) == 5
+    (tmp_path / "README.md").write_text("words")
+    assert cache.model_digest(tmp_path) == seen[-1]

@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 
 from diffembed.data import docstrings
-from diffembed.data.docstrings import fingerprint, library_folder, read_docstrings
+from diffembed.data.docstrings import library_digest, library_folder, read_docstrings
 
 
 def test_the_standard_library_of_this_python() -> None:
@@ -122,11 +122,11 @@ def test_a_small_library(tmp_path: Path) -> None:
     assert passages["shapes.Square.area"].path == "shapes/__init__.py"
 
 
-def test_the_fingerprint_follows_the_files(tmp_path: Path) -> None:
+def test_the_digest_follows_the_files(tmp_path: Path) -> None:
     write(tmp_path, {"a.py": '"""One two three four."""', "test/b.py": "1"})
-    before = fingerprint(tmp_path)
-    assert fingerprint(tmp_path) == before
+    before = library_digest(tmp_path)
+    assert library_digest(tmp_path) == before
     write(tmp_path, {"test/b.py": "2 and more"})
-    assert fingerprint(tmp_path) == before
+    assert library_digest(tmp_path) == before
     write(tmp_path, {"a.py": '"""One two three four five."""'})
-    assert fingerprint(tmp_path) != before
+    assert library_digest(tmp_path) != before

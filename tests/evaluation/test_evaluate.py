@@ -1,20 +1,22 @@
 import json
 import random
 import sys
+from dataclasses import replace
 from types import ModuleType
 
 import numpy as np
 import pytest
 
+from diffembed.cli import main
 from diffembed.errors import ConfigError, DataError
 from diffembed.evaluation.evaluate import (
     DEFAULT_MEASURES,
+    Result,
     bm25,
+    dense,
     evaluate,
-    evaluate_bm25,
-    evaluate_embedder,
-    evaluate_fused,
     evaluate_model,
+    fused,
     retrieval_depth,
 )
 from diffembed.evaluation.tasks import Task
@@ -46,6 +48,18 @@ def make_task(**changes) -> Task:
     return Task(**{**facts, **changes})
 
 
+def by_meaning(embedder: HashedWords, task: Task, **options) -> Result:
+    return evaluate(task, dense(embedder), **{"model": "dense", **options})
+
+
+def by_words(task: Task) -> Result:
+    return evaluate(task, bm25(), model="bm25")
+
+
+def by_both(embedder: HashedWords, task: Task, **options) -> Result:
+    return evaluate(task, fused(embedder, **options), model="both")
+
+
 @pytest.mark.extra
 def test_means_equal_trec_eval_on_real_retrieval() -> None:
     pytrec_eval = pytest.importorskip("pytrec_eval")
@@ -57,7 +71,7 @@ def test_means_equal_trec_eval_on_real_retrieval() -> None:
         ranking[query_id] = dict(zip(task.document_ids, map(float, scores), strict=True))
     wanted = {"ndcg_cut.10", "recall.100", "recip_rank", "success.1"}
     theirs = pytrec_eval.RelevanceEvaluator(task.qrels, wanted).evaluate(ranking)
-    result = evaluate_embedder(embedder, task, measures=["nDCG@10", "Recall@100", "RR@1000", "Acc@1"])
+    result = by_meaning(embedder, task, measures=["nDCG@10", "Recall@100", "RR@1000", "Acc@1"])
     names = {"nDCG@10": "ndcg_cut_10", "Recall@100": "recall_100", "RR@1000": "recip_rank", "Acc@1": "success_1"}
     for ours, other in names.items():
         assert result.value(ours) == pytest.approx(np.mean([theirs[each][other] for each in task.query_ids]), abs=1e-6)
@@ -67,16 +81,16 @@ def test_means_equal_trec_eval_on_real_retrieval() -> None:
 def test_fusion_is_bm25_at_0_and_dense_at_1() -> None:
     task = make_task()
     embedder = HashedWords(dims=8)  # weak: many words collide
-    lexical, dense = evaluate_bm25(task), evaluate_embedder(embedder, task)
-    assert dense.value("nDCG@10") < lexical.value("nDCG@10")
-    assert evaluate_fused(embedder, task, dense_weight=0).per_query["nDCG@10"] == lexical.per_query["nDCG@10"]
-    assert evaluate_fused(embedder, task, dense_weight=1).per_query["nDCG@10"] == dense.per_query["nDCG@10"]
-    assert evaluate_fused(embedder, task).value("nDCG@10") > dense.value("nDCG@10")
+    lexical, alone = by_words(task), by_meaning(embedder, task)
+    assert alone.value("nDCG@10") < lexical.value("nDCG@10")
+    assert by_both(embedder, task, dense_weight=0).per_query["nDCG@10"] == lexical.per_query["nDCG@10"]
+    assert by_both(embedder, task, dense_weight=1).per_query["nDCG@10"] == alone.per_query["nDCG@10"]
+    assert by_both(embedder, task).value("nDCG@10") > alone.value("nDCG@10")
 
 
 def test_excluded_documents_are_deleted_and_leave_no_gap() -> None:
     task = make_task(queries=tuple(make_task().documents[:15]))
-    assert evaluate_embedder(HashedWords(), task).value("Acc@1") == 1
+    assert by_meaning(HashedWords(), task).value("Acc@1") == 1
     # Without the document that it copies, the first rank goes to another one, and only the second answer is left.
     excluding = make_task(
         queries=task.queries,
@@ -97,7 +111,7 @@ def test_excluded_documents_are_deleted_and_leave_no_gap() -> None:
 
 def test_queries_without_hits_count_0() -> None:
     task = make_task(queries=("xylophone",) * 15)
-    result = evaluate_bm25(task)
+    result = by_words(task)
     assert [result.value(name) for name in DEFAULT_MEASURES] == [0, 0, 0, 0]
     assert (bm25()(task, 5).rows == NO_ROW).all()
 
@@ -112,7 +126,7 @@ def test_each_instruction_is_passed_once_and_vectors_keep_their_places() -> None
 
     own = make_task(instructions=("find word3",) * 5 + (None,) * 5 + ("find word7",) * 5)
     embedder = Shifted()
-    result = evaluate_embedder(embedder, own)
+    result = by_meaning(embedder, own)
     assert [call for call in embedder.calls if call[0] == "query"] == [
         ("query", 5, "find word3"),
         ("query", 5, None),
@@ -121,20 +135,17 @@ def test_each_instruction_is_passed_once_and_vectors_keep_their_places() -> None
     said = make_task(
         queries=tuple(f"{i or ''} {q}" for i, q in zip(own.instructions, own.queries, strict=True)),
     )
-    assert result.per_query == evaluate_embedder(HashedWords(), said).per_query
-    assert evaluate_bm25(own).per_query == evaluate_bm25(said).per_query
+    assert result.per_query == by_meaning(HashedWords(), said).per_query
+    assert by_words(own).per_query == by_words(said).per_query
 
 
 def test_rows_are_json_with_the_facts() -> None:
-    result = evaluate_bm25(make_task(unknown_documents=3))
+    result = by_words(make_task(unknown_documents=3))
     rows = json.loads(json.dumps(result.rows()))
     assert [row["measure"] for row in rows] == list(DEFAULT_MEASURES)
     assert rows[0]["value"] == result.value("nDCG@10")
     facts = {"task": "words", "model": "bm25", "queries": 15, "documents": 40, "unknown_documents": 3}
     assert facts.items() <= rows[0].items()
-    queries = list(result.query_rows())
-    assert len(queries) == 15
-    assert np.mean([row["nDCG@10"] for row in queries]) == pytest.approx(rows[0]["value"])
 
 
 def test_measures_are_checked_before_anything_runs(tmp_path) -> None:
@@ -168,12 +179,40 @@ def test_evaluate_model_by_name(tmp_path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setitem(sys.modules, "diffembed.embedder", module)
     [lexical] = evaluate_model("bm25", [folder])
     assert asked == []
-    assert lexical == evaluate_bm25(task)
-    first, second = evaluate_model("some/folder", [folder, folder], device="cpu")
+    assert lexical == by_words(task)
+    other = write_task(tmp_path / "other", task)
+    first, second = evaluate_model("some/folder", [folder, other], device="cpu")
     assert asked == [("some/folder", "cpu")]
-    assert first == second == evaluate_embedder(embedder, task, model="some/folder")
-    [both] = evaluate_model("x", [folder], with_bm25=True, measures=["nDCG@10"])
-    assert both == evaluate_fused(embedder, task, model="x", measures=["nDCG@10"])
+    assert (first.task, second.task) == ("words", "other")
+    assert first == by_meaning(embedder, task, model="some/folder")
+    assert first.per_query == second.per_query
+    [both] = evaluate_model("x", [folder], with_bm25=True)
+    assert both == replace(by_both(embedder, task), model="x+bm25")
+
+
+def test_what_would_be_ignored_or_mixed_up_is_refused(tmp_path) -> None:
+    folder = write_task(tmp_path / "words", make_task())
+    for wrong, message in (({"with_bm25": True}, "fused with itself"), ({"instruction": "find"}, "no instruction")):
+        with pytest.raises(ConfigError, match=message):
+            list(evaluate_model("bm25", [folder], **wrong))
+    again = write_task(tmp_path / "elsewhere" / "words", make_task())
+    with pytest.raises(ConfigError, match=r"two task folders are named words: .* and .*elsewhere"):
+        list(evaluate_model("bm25", [folder, again]))
+
+
+def test_values_of_each_query_on_disk(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_task(tmp_path / "words", make_task())
+    command = ["eval", "bm25", "--task", str(folder), "--json", "--measure", "nDCG@10", "--measure", "Acc@1"]
+    assert main([*command, "--per-query", str(tmp_path / "nowhere" / "q.jsonl")]) == 1
+    assert main([*command, "--per-query", str(tmp_path / "q.jsonl")]) == 0
+    printed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    rows = [json.loads(line) for line in (tmp_path / "q.jsonl").read_text().splitlines()]
+    assert [(row["task"], row["model"], row["query"]) for row in rows] == [
+        ("words", "bm25", f"q{i}") for i in range(15)
+    ]
+    for row in printed:
+        assert row["value"] == pytest.approx(np.mean([query[row["measure"]] for query in rows]))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["q.jsonl", "words"]
 
 
 def write_task(folder, task: Task):

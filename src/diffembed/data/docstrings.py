@@ -67,7 +67,7 @@ def read_docstrings(folder: Path | None = None) -> list[Passage]:
     return list(passages.values())
 
 
-def fingerprint(folder: Path | None = None) -> str:
+def library_digest(folder: Path | None = None) -> str:
     """A short hash of the library's file names, sizes and times: it changes when a docstring may have changed."""
     folder = folder or library_folder()
     digest = hashlib.sha256(str(folder).encode(errors="surrogateescape"))

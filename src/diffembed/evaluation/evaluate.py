@@ -4,7 +4,8 @@ A retriever takes a task and a depth and returns hits whose rows are positions i
 `fused` make them; hits can also be made once and measured or fused afterwards (`measure_hits`).
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffembed.errors import ConfigError
+from diffembed.evaluation.files import write_whole
 from diffembed.evaluation.measures import cutoff, measure, rank
-from diffembed.evaluation.tasks import Task, read_task
+from diffembed.evaluation.tasks import Task, read_tasks
 from diffembed.index import exact, fusion
 from diffembed.index.hits import NO_ROW, Hits
 from diffembed.index.lexical import Lexical
@@ -111,6 +113,21 @@ def fused(
     )
 
 
+def check_measures(measures: Sequence[str], depth: int = DEPTH) -> None:
+    """Refuse measures that are unknown or look further than `depth` documents.
+
+    Raises:
+        ConfigError: There is such a measure, or none at all.
+    """
+    if not measures:
+        raise ConfigError("no measure to compute", hint=f"for example {', '.join(DEFAULT_MEASURES)}")
+    for name in measures:
+        if cutoff(name) > depth:
+            raise ConfigError(
+                f"{name} looks further than the {depth} documents retrieved", hint=f"use a cut-off of at most {depth}"
+            )
+
+
 def evaluate(
     task: Task, retrieve: Retriever, *, model: str, measures: Sequence[str] = DEFAULT_MEASURES, depth: int = DEPTH
 ) -> Result:
@@ -126,7 +143,7 @@ def evaluate(
     Raises:
         ConfigError: A measure is unknown or looks further than `depth`.
     """
-    _check_measures(measures, depth)
+    check_measures(measures, depth)
     return measure_hits(task, retrieve(task, retrieval_depth(task, depth)), model=model, measures=measures)
 
 
@@ -161,26 +178,10 @@ def measure_hits(task: Task, hits: Hits, *, model: str, measures: Sequence[str] 
     )
 
 
-def evaluate_embedder(embedder: TextEmbedder, task: Task, *, model: str = "embedder", **options: Any) -> Result:
-    """Measure an embedder alone; options as for `evaluate`."""
-    return evaluate(task, dense(embedder), model=model, **options)
-
-
-def evaluate_bm25(task: Task, **options: Any) -> Result:
-    """Measure BM25 alone; options as for `evaluate`."""
-    return evaluate(task, bm25(), model=BM25, **options)
-
-
-def evaluate_fused(
-    embedder: TextEmbedder,
-    task: Task,
-    *,
-    model: str = "embedder",
-    dense_weight: float = fusion.DENSE_WEIGHT,
-    **options: Any,
-) -> Result:
-    """Measure an embedder and BM25 together; options as for `evaluate`."""
-    return evaluate(task, fused(embedder, dense_weight=dense_weight), model=f"{model}+{BM25}", **options)
+def write_query_rows(path: Path, results: Iterable[Result]) -> None:
+    """Write JSON lines, one for each query of each result."""
+    lines = [json.dumps(row, ensure_ascii=False) + "\n" for result in results for row in result.query_rows()]
+    write_whole(path, "".join(lines).encode())
 
 
 def evaluate_model(
@@ -203,9 +204,19 @@ def evaluate_model(
         with_bm25: Fuse the model with BM25.
         instruction: For queries that bring none of their own.
         device: As for `Embedder.load`.
+
+    Raises:
+        ConfigError: A measure can't be used, two folders have one name, or the baseline is asked for what only a model
+            can do.
+        DataError: A folder can't be read.
     """
-    _check_measures(measures, DEPTH)
-    tasks = [read_task(folder) for folder in folders]
+    check_measures(measures)
+    if model == BM25 and (with_bm25 or instruction is not None):
+        raise ConfigError(
+            f"{BM25} {'cannot be fused with itself' if with_bm25 else 'takes no instruction'}",
+            hint="name a model, or leave the option out",
+        )
+    tasks = read_tasks(folders)
     retrieve, name = bm25(), model
     if model != BM25:
         from diffembed.embedder import Embedder  # torch is heavy, and the baseline doesn't need it
@@ -216,14 +227,6 @@ def evaluate_model(
             retrieve, name = fused(embedder, instruction=instruction), f"{model}+{BM25}"
     for task in tasks:
         yield evaluate(task, retrieve, model=name, measures=measures)
-
-
-def _check_measures(measures: Sequence[str], depth: int) -> None:
-    if not measures:
-        raise ConfigError("no measure to compute", hint=f"for example {', '.join(DEFAULT_MEASURES)}")
-    for name in measures:
-        if cutoff(name) > depth:
-            raise ConfigError(f"{name} looks further than the {depth} documents retrieved", hint="lower its cut-off")
 
 
 def _encode_queries(embedder: TextEmbedder, task: Task, default: str | None) -> NDArray[np.float32]:

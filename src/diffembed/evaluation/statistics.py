@@ -21,7 +21,8 @@ class Comparison:
     high: float
     """Bounds of the percentile interval."""
     p: float
-    """Two-sided, from the same resamples: below 1 - confidence where the interval excludes 0."""
+    """Two-sided, from the same resamples, never 0 (see `stratified_bootstrap`): below about 1 - confidence where the
+    interval excludes 0."""
     n: int
     """Queries, over all tasks."""
 
@@ -57,7 +58,8 @@ def stratified_bootstrap(
 ) -> Comparison:
     """Compare two systems by their mean over tasks, every task weighing the same.
 
-    Queries are drawn inside each task, so the interval speaks of other queries of these tasks, not of other tasks.
+    Queries are drawn inside each task, so the interval speaks of other queries of these tasks, not of other tasks. In p
+    the data itself counts as one more draw, so it is at least 2 / (resamples + 1).
 
     Args:
         tasks: For each task the values of the first and the second system, one a query.
@@ -80,8 +82,7 @@ def stratified_bootstrap(
     rng = np.random.default_rng(seed)
     means_R = np.mean([_resampled_means(each, resamples, rng) for each in differences], axis=0)
     low, high = np.quantile(means_R, [(1 - confidence) / 2, (1 + confidence) / 2])
-    # One is added on both sides of the fraction so that p is never 0: the data itself is one of the draws
-    # (Davison and Hinkley 1997, section 4.2).
+    # One is added on both sides of the fraction: Davison and Hinkley 1997, section 4.2.
     tail = min(np.sum(means_R <= 0), np.sum(means_R >= 0))
     return Comparison(
         difference=float(np.mean([each.mean() for each in differences])),

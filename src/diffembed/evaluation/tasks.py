@@ -3,12 +3,12 @@
 import gzip
 import json
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diffembed.errors import DataError
+from diffembed.errors import ConfigError, DataError
 
 NO_EXCLUSION = "N/A"
 """BRIGHT writes this id where a query excludes nothing."""
@@ -84,6 +84,22 @@ def read_task(folder: str | Path, *, split: str = "test") -> Task:
         unknown_queries=sum(query_id not in queries for query_id in qrels),
         unknown_documents=sum(document not in documents for query_id in judged for document in qrels[query_id]),
     )
+
+
+def read_tasks(folders: Sequence[str | Path]) -> list[Task]:
+    """Read several folders with different names, since results are named after them.
+
+    Raises:
+        ConfigError: Two folders have one name; nothing was read then.
+        DataError: As for `read_task`.
+    """
+    seen: dict[str, Path] = {}
+    for folder in map(Path, folders):
+        name = folder.resolve().name
+        if name in seen:
+            raise ConfigError(f"two task folders are named {name}: {seen[name]} and {folder}", hint="rename one")
+        seen[name] = folder
+    return [read_task(folder) for folder in folders]
 
 
 def _find(folder: Path, stem: str) -> Path:
