@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from diffembed import Embedder
@@ -14,6 +14,7 @@ from diffembed.backbone import pack
 from diffembed.embedder import core, layout
 from diffembed.errors import CheckpointError, ConfigError, DataError
 from diffembed.text.windows import cut_windows
+from tests.examples import examples
 from tests.tiny_embedders import LIMIT, LONG, ODD, TOKENIZER, WORDS, make, make_backbone
 
 
@@ -80,7 +81,7 @@ texts_lists = st.lists(
 )
 
 
-@settings(max_examples=40)
+@examples(40)
 @given(texts_lists, st.randoms(use_true_random=False), st.integers(1, 200))
 def test_a_text_alone_in_any_batch_and_any_order(texts, random, budget) -> None:
     embedder = make()

@@ -3,13 +3,14 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from diffembed.backbone import Backbone, BackboneConfig, pack
 from diffembed.backbone import fused as fused_module
 from diffembed.backbone.fused import EXP2_SAFE_BOUND, WHOLE_SCORES_MAX_LENGTH, FusedBackbone
 from diffembed.backbone.tiles import exact_tiles, padded_tiles, rounded_length, rounded_rows
+from tests.examples import examples
 
 VOCAB = 60
 lengths_lists = st.lists(st.integers(1, 70), min_size=1, max_size=9)
@@ -54,7 +55,7 @@ def test_equals_the_training_path(direction, num_kv_heads) -> None:
     assert difference(backbone, FusedBackbone(backbone), [1, 7, 7, 16, 17, 40, 80, 3]) < 1e-5
 
 
-@settings(max_examples=30)
+@examples(30)
 @given(lengths_lists)
 def test_padded_tiles_change_nothing(lengths) -> None:
     backbone = make()
@@ -150,3 +151,13 @@ def test_few_lengths_and_little_padding() -> None:
     assert len({rounded_length(n) for n in range(1, 1025)}) == 32
     assert all(n <= rounded_length(n) <= max(n + 15, 1.15 * n) for n in range(1, 1025))
     assert all(n <= rounded_rows(n) <= max(n + 15, 1.25 * n) for n in range(1, 4000))
+
+
+def test_a_tile_may_be_rounded_up_past_the_last_position() -> None:
+    """In bf16 lengths are rounded up; the longest sequence that the model takes must still fit."""
+    backbone = make(max_positions=70)
+    assert rounded_length(70) > 70
+    batch = pack(sequences([70, 69]))
+    states = FusedBackbone(backbone, dtype=torch.bfloat16)(batch)
+    with torch.no_grad():
+        assert F.cosine_similarity(states, backbone(batch)).min() > 0.99

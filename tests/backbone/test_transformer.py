@@ -2,17 +2,18 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from diffembed.backbone import pack
 from diffembed.backbone.attention import _KeptWeightsAttention, attend
 from diffembed.backbone.packed import LengthGroup
 from diffembed.errors import ConfigError
+from tests.examples import examples
 from tests.tiny_models import VOCAB, random_backbone, tiny
 
 
-@settings(max_examples=20, deadline=None)
+@examples(20)
 @given(st.lists(st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=40), min_size=1, max_size=6))
 def test_states_do_not_depend_on_neighbours(sequences):
     backbone = random_backbone()

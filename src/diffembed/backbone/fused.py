@@ -13,15 +13,15 @@ L length.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diffembed.backbone.layers import Layer
+from diffembed.backbone.layers import Layer, rotary_tables
 from diffembed.backbone.packed import PackedBatch
-from diffembed.backbone.tiles import Tile, Tiling, exact_tiles, padded_tiles, rounded_rows
+from diffembed.backbone.tiles import Tile, Tiling, exact_tiles, padded_tiles, rounded_length, rounded_rows
 from diffembed.backbone.transformer import Backbone
 
 # Longest sequence whose scores are held as a whole on a CPU (H x L x L of them); beyond it memory counts for more.
@@ -81,7 +81,9 @@ class FusedBackbone:
         self._table = self._copy(table)
         self._layers = [self._fuse(layer) for layer in backbone.layers]  # type: ignore[arg-type]
         self._final_gain = backbone.norm.weight.detach().to(self.device, torch.float32, copy=True)
-        self._cos, self._sin = self._copy(backbone.cos), self._copy(backbone.sin)
+        # Tiles are rounded up, perhaps past the last position; the rows there are padding.
+        cos, sin = rotary_tables(replace(backbone.config, max_positions=rounded_length(backbone.config.max_positions)))
+        self._cos, self._sin = self._copy(cos), self._copy(sin)
 
     @torch.inference_mode()
     def __call__(self, batch: PackedBatch) -> Tensor:
