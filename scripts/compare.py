@@ -31,9 +31,9 @@ from diffembed.evaluation.evaluate import (
     measure_hits,
     retrieval_depth,
 )
-from diffembed.evaluation.files import folder_digest, write_whole
 from diffembed.evaluation.statistics import Comparison, holm, paired_bootstrap, stratified_bootstrap
 from diffembed.evaluation.tasks import Task, read_tasks
+from diffembed.files import folder_digest, write_whole
 from diffembed.index import fusion
 from diffembed.index.hits import Hits
 

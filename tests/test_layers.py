@@ -10,6 +10,7 @@ import diffembed
 PACKAGE = Path(diffembed.__file__).parent
 LAYERS = [  # low to high; a module imports from rows above its own, or from its own folder
     "errors",
+    "files",
     "configs runs hardware",
     "text backbone objectives readout index",
     "data builtin",

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from diffembed.errors import ConfigError, DataError, RunExistsError
-from diffembed.runs import open_run, replacing
+from diffembed.files import replacing
+from diffembed.runs import open_run
 
 FACTS = dict(config={"seed": 1, "steps": 5}, command=["diffembed", "x"], env={"torch": "2"})
 
@@ -88,12 +89,12 @@ def test_two_processes_cannot_share_a_run(tmp_path):
 def test_bad_input_removes_a_new_run_and_keeps_an_old_one(tmp_path):
     run = open_run(tmp_path / "run", **FACTS)
     with pytest.raises(DataError), run.preparing():
-        raise DataError("a bad line")
+        raise DataError("a bad line", hint="mend it")
     assert not run.path.exists()
     open_run(tmp_path / "run", **FACTS).log(step=1)
     again = open_run(tmp_path / "run", **FACTS, resume=True)
     with pytest.raises(DataError), again.preparing():
-        raise DataError("a bad line")
+        raise DataError("a bad line", hint="mend it")
     assert rows(again.path) == [{"step": 1}]
 
 

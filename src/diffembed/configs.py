@@ -32,7 +32,10 @@ def from_dict(cls: type[C], data: Mapping[str, Any], *, where: str = "") -> C:
         ConfigError: A key is unknown or missing, or a value has the wrong type.
     """
     if not isinstance(data, Mapping):
-        raise ConfigError(f"{where or cls.__name__} must be an object, got {type(data).__name__}")
+        raise ConfigError(
+            f"{where or cls.__name__} must be an object, got {type(data).__name__}",
+            hint="set its fields one by one: --set name.field=value",
+        )
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     hints = typing.get_type_hints(cls)
     for key in data:

@@ -9,13 +9,13 @@ class DiffembedError(Exception):
         hint: What to do about it; shown on a line of its own.
     """
 
-    def __init__(self, message: str, *, hint: str | None = None) -> None:
+    def __init__(self, message: str, *, hint: str) -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
 
     def __str__(self) -> str:
-        return self.message if self.hint is None else f"{self.message}\nhint: {self.hint}"
+        return f"{self.message}\nhint: {self.hint}"
 
 
 class ConfigError(DiffembedError, ValueError):

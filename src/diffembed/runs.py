@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from diffembed.errors import ConfigError, DiffembedError, RunExistsError
+from diffembed.files import write_whole
 
 CONFIG_FILE, ENV_FILE, METRICS_FILE, LOCK_FILE = "config.json", "env.json", "metrics.jsonl", ".lock"
 
@@ -65,11 +66,11 @@ class Run:
                 continue  # a row cut short by a kill
             if row["step"] <= step:
                 kept.append(line + "\n")
-        write_text(path, "".join(kept))
+        write_whole(path, "".join(kept))
 
     def finish(self, **result: Any) -> None:
         """Write `result.json`: the run is complete."""
-        write_text(self.path / "result.json", json.dumps(result, indent=2) + "\n")
+        write_whole(self.path / "result.json", json.dumps(result, indent=2) + "\n")
 
 
 def open_run(
@@ -118,28 +119,6 @@ def open_run(
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return Run(path, is_new=True, env_changes=[])
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary sibling to write to, and put it in place of `path` if nothing fails.
-
-    A reader sees the old file or the new one, never half of it, even after a power cut.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
 
 
 def _read(path: Path) -> dict[str, Any]:

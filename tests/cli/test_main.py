@@ -82,7 +82,7 @@ def test_misuse_is_two_lines_and_exit_2(
     [
         (ConfigError("bad value", hint="use 3"), 2, ["error: bad value", "hint: use 3"]),
         (DataError("no file", hint="check"), 1, ["error: no file", "hint: check"]),
-        (CheckpointError("two\nlines"), 1, ["error: two lines"]),
+        (CheckpointError("two\nlines", hint="a\nb"), 1, ["error: two lines", "hint: a b"]),
         (RunExistsError("taken", hint="--resume"), 1, ["error: taken", "hint: --resume"]),
         (KeyboardInterrupt(), 130, ["interrupted"]),
         (BrokenPipeError(), 141, []),

@@ -50,7 +50,7 @@ def test_blank_equal_and_unwanted_pairs_are_dropped_and_counted(tmp_path: Path) 
 def test_an_unfinished_store_is_not_opened(tmp_path: Path) -> None:
     def broken():  # noqa: ANN202
         yield Pair("q", "p", "a", "k")
-        raise DataError("row 2")
+        raise DataError("row 2", hint="mend it")
 
     with pytest.raises(DataError, match="row 2"):
         PairStore.build(tmp_path, broken(), [row()], [10])

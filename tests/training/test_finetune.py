@@ -304,7 +304,7 @@ def test_a_missing_data_folder_leaves_nothing_behind(tmp_path: Path) -> None:
     [
         ({"init": "folder"}, "init brings shape and tokenizer"),
         ({"direction": "backward"}, "cannot be saved"),
-        ({"mix": ()}, "at least one row"),
+        ({"mix": ()}, "mix has no row"),
         ({"temperature": 0.0}, "temperature must be positive"),
         ({"instruction_share": 1.5}, r"instruction_share in \[0, 1\]"),
         ({"batch_pairs": 1}, "at least 2"),

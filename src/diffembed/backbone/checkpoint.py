@@ -8,11 +8,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from diffembed import runs
 from diffembed.backbone.config import Direction
 from diffembed.backbone.families import from_hugging_face, to_hugging_face
 from diffembed.backbone.transformer import Backbone
 from diffembed.errors import CheckpointError
+from diffembed.files import replacing, write_whole
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 # Weights that other exporters write and that we derive or share: the tied head.
@@ -34,9 +34,9 @@ def save_backbone(
     config = to_hugging_face(backbone.config, pad_id=pad_id, eos_id=eos_id)
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: p.detach().to("cpu", torch.float32).contiguous() for name, p in backbone.state_dict().items()}
-    with runs.replacing(folder / WEIGHTS_FILE) as temporary:
+    with replacing(folder / WEIGHTS_FILE) as temporary:
         save_file(tensors, temporary, metadata={"format": "pt"})
-    runs.write_text(folder / CONFIG_FILE, json.dumps(config, indent=2) + "\n")
+    write_whole(folder / CONFIG_FILE, json.dumps(config, indent=2) + "\n")
 
 
 def load_backbone(

@@ -1,4 +1,4 @@
-"""Weights in a third of the space: int8 rows with one scale each, expanded when loaded.
+"""Weights in a quarter of the space: int8 rows with one scale each, expanded when loaded.
 
 The file has a name of its own, so that no other library takes the integers for weights.
 """
@@ -11,10 +11,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from diffembed.backbone.checkpoint import CONFIG_FILE
+from diffembed.backbone.checkpoint import CONFIG_FILE, read_config
 from diffembed.backbone.families import from_hugging_face, to_hugging_face
 from diffembed.backbone.transformer import Backbone
-from diffembed.configs import read_json
 from diffembed.errors import CheckpointError
 
 COMPACT_FILE = "model.int8.safetensors"
@@ -71,7 +70,7 @@ def load_compact(folder: Path) -> Backbone:
         CheckpointError: A file is damaged or foreign, or weights and configuration do not fit each other.
     """
     path = folder / COMPACT_FILE
-    _, config = from_hugging_face(read_json(folder / CONFIG_FILE))
+    _, config = from_hugging_face(read_config(folder))
     try:
         weights = unpack_weights(load_file(path))
     except (SafetensorError, OSError) as error:

@@ -1,5 +1,6 @@
 """The shape of a backbone, and which way its attention looks."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -7,6 +8,9 @@ from diffembed.errors import ConfigError
 
 Direction = Literal["both", "forward", "backward"]
 DIRECTIONS: tuple[Direction, ...] = ("both", "forward", "backward")
+
+_COUNTS = ("vocab_size", "width", "num_layers", "num_heads", "num_kv_heads", "head_width", "mlp_width", "max_positions")
+_HINT = "mend the recipe, or the config.json that the shape comes from"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,18 +37,19 @@ class BackboneConfig:
     """Where a token may look: both ways, only back in time (forward, causal) or only ahead (backward)."""
 
     def __post_init__(self) -> None:
-        for name in ("vocab_size", "width", "num_layers", "num_heads", "num_kv_heads", "head_width", "mlp_width"):
+        for name in _COUNTS:
             if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.max_positions < 1:
-            raise ConfigError(f"max_positions must be at least 1, got {self.max_positions}")
+                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}", hint=_HINT)
         if self.num_heads % self.num_kv_heads:
             raise ConfigError(
-                f"num_heads must be a multiple of num_kv_heads, got {self.num_heads} and {self.num_kv_heads}"
+                f"num_heads must be a multiple of num_kv_heads, got {self.num_heads} and {self.num_kv_heads}",
+                hint=_HINT,
             )
         if self.head_width % 2:
-            raise ConfigError(f"head_width must be even, got {self.head_width}")
-        if not (self.norm_eps > 0 and self.rope_theta > 0):
-            raise ConfigError(f"norm_eps and rope_theta must be positive, got {self.norm_eps} and {self.rope_theta}")
+            raise ConfigError(f"head_width must be even, got {self.head_width}", hint=_HINT)
+        if not (0 < self.norm_eps < math.inf and 0 < self.rope_theta < math.inf):
+            raise ConfigError(
+                f"norm_eps and rope_theta must be positive, got {self.norm_eps} and {self.rope_theta}", hint=_HINT
+            )
         if self.direction not in DIRECTIONS:
             raise ConfigError(f"direction is {self.direction!r}", hint=f"allowed: {', '.join(DIRECTIONS)}")

@@ -100,10 +100,14 @@ def from_hugging_face(data: dict[str, Any], direction: Direction | None = None) 
     values = {ours: data[theirs] for ours, theirs in KEYS.items()}
     wrong = [f"{KEYS[k]} = {v!r}" for k, v in values.items() if isinstance(v, bool) or not isinstance(v, int | float)]
     if wrong or isinstance(theta, bool) or not isinstance(theta, int | float):
-        raise CheckpointError(f"config.json holds no number: {', '.join(wrong) or f'rope_theta = {theta!r}'}")
+        raise CheckpointError(
+            f"config.json holds no number: {', '.join(wrong) or f'rope_theta = {theta!r}'}", hint="restore the file"
+        )
     fractions = [KEYS[k] for k, v in values.items() if k != "norm_eps" and not isinstance(v, int)]
     if fractions:
-        raise CheckpointError(f"config.json holds a fraction where a count belongs: {', '.join(fractions)}")
+        raise CheckpointError(
+            f"config.json holds a fraction where a count belongs: {', '.join(fractions)}", hint="restore the file"
+        )
     values["norm_eps"] = float(values["norm_eps"])
     found = direction or _direction(data, family)
     try:

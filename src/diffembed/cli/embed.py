@@ -1,7 +1,6 @@
 """`diffembed embed`: texts to vectors."""
 
 import json
-import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -47,8 +46,10 @@ def command(
     if instruction is not None and role != "query":
         raise ConfigError("--instruction belongs to queries, and the role is document", hint="add --role query")
 
+    from diffembed import hardware
     from diffembed.embedder import Embedder
 
+    hardware.limit_threads()
     encoded = Embedder.load(model).embed(rows, role=role, instruction=instruction, dims=dims, overflow=overflow)
     if out is not None:
         _write_array(out, encoded.vectors)
@@ -92,15 +93,13 @@ def _read_texts(texts: list[str], source: str | None) -> list[str]:
 def _write_array(path: Path, vectors: "ndarray") -> None:
     import numpy as np
 
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    from diffembed.files import replacing
+
     try:
-        with partial.open("wb") as file:
+        with replacing(path) as temporary, temporary.open("wb") as file:
             np.save(file, vectors, allow_pickle=False)
-        partial.replace(path)
     except OSError as error:
         raise DataError(f"cannot write {path}: {error.strerror or error}", hint="choose another --out") from None
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _print_table(texts: list[str], vectors: "Iterable[ndarray]") -> None:

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from diffembed import runs
 from diffembed.data.pairs import Pair
 from diffembed.errors import ConfigError, DataError
+from diffembed.files import write_whole
 
 STORE_FILE = "store.json"
 ANY = "*"
@@ -39,9 +39,13 @@ class MixRow:
 
     def __post_init__(self) -> None:
         if not self.weight > 0:
-            raise ConfigError(f"weight must be positive, got {self.weight} for {self.source} {self.kind}")
+            raise ConfigError(
+                f"weight must be positive, got {self.weight} for {self.source} {self.kind}", hint="leave out the row"
+            )
         if self.passage_tokens < 2:
-            raise ConfigError(f"passage_tokens must be at least 2, got {self.passage_tokens}")
+            raise ConfigError(
+                f"passage_tokens must be at least 2, got {self.passage_tokens}", hint="96 to 512 is usual"
+            )
 
     def fits(self, source: str, kind: str) -> bool:
         return self.source in (ANY, source) and self.kind in (ANY, kind)
@@ -149,7 +153,7 @@ class PairStore:
             "groups": [{"row": group.row, "source": group.source, "kind": group.kind} for group in groups],
             "dropped": dict(dropped),
         }
-        runs.write_text(folder / STORE_FILE, json.dumps(facts, indent=2) + "\n")
+        write_whole(folder / STORE_FILE, json.dumps(facts, indent=2) + "\n")
         store = cls.open(folder)
         assert store is not None
         return store

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from diffembed import runs
 from diffembed.errors import DataError
+from diffembed.files import write_whole
 from diffembed.text.tokenizer import Tokenizer
 
 TOKENS_FILE, ENDS_FILE, STORE_FILE = "tokens.u16", "ends.i64", "store.json"
@@ -73,7 +73,7 @@ class TokenStore:
         if not total:
             raise DataError("the data holds no text", hint="check the folder given to --data")
         np.array(ends, np.int64).tofile(folder / ENDS_FILE)
-        runs.write_text(folder / STORE_FILE, json.dumps({"documents": len(ends), "tokens": total}) + "\n")
+        write_whole(folder / STORE_FILE, json.dumps({"documents": len(ends), "tokens": total}) + "\n")
         store = cls.open(folder)
         assert store is not None
         return store

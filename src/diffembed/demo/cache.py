@@ -13,7 +13,7 @@ import numpy as np
 
 from diffembed.data.docstrings import Passage, library_digest, read_docstrings
 from diffembed.demo.answers import Demo, OnProgress, assemble, build_demo, document
-from diffembed.evaluation.files import folder_digest, write_whole
+from diffembed.files import folder_digest, write_whole
 
 if TYPE_CHECKING:
     from diffembed.embedder import Embedder

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffembed.errors import ConfigError
-from diffembed.evaluation.files import write_whole
 from diffembed.evaluation.measures import cutoff, measure, rank
 from diffembed.evaluation.tasks import Task, read_tasks
+from diffembed.files import write_whole
 from diffembed.index import exact, fusion
 from diffembed.index.hits import NO_ROW, Hits
 from diffembed.index.lexical import Lexical

@@ -20,5 +20,7 @@ def instruction_prompt(instruction: str) -> str:
         ConfigError: The instruction is not a string.
     """
     if not isinstance(instruction, str):
-        raise ConfigError(f"an instruction must be a string, got {type(instruction).__name__}")
+        raise ConfigError(
+            f"an instruction must be a string, got {type(instruction).__name__}", hint="say in a sentence what to find"
+        )
     return f"{instruction}{QUERY}"

@@ -7,8 +7,8 @@ from pathlib import Path
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from tokenizers import Tokenizer as RawTokenizer
 
-from diffembed import runs
 from diffembed.errors import CheckpointError, ConfigError, DataError
+from diffembed.files import replacing, write_whole
 
 PAD, EOS, MASK, QUERY = "<|pad|>", "<|eos|>", "<|mask|>", "<|query|>"
 SPECIAL_TOKENS = (PAD, EOS, MASK, QUERY)
@@ -92,7 +92,7 @@ class Tokenizer:
         """Write `tokenizer.json`, then `tokenizer_config.json`; Hugging Face libraries read both."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        with runs.replacing(folder / TOKENIZER_FILE) as temporary:
+        with replacing(folder / TOKENIZER_FILE) as temporary:
             self.raw.save(str(temporary))
         config = {
             # Any other class makes transformers 5 rebuild its own pre-tokeniser over ours (field.md T15).
@@ -104,7 +104,7 @@ class Tokenizer:
             "padding_side": "right",
             "clean_up_tokenization_spaces": False,
         }
-        runs.write_text(folder / TOKENIZER_CONFIG_FILE, json.dumps(config, indent=2) + "\n")
+        write_whole(folder / TOKENIZER_CONFIG_FILE, json.dumps(config, indent=2) + "\n")
 
     @property
     def vocab_size(self) -> int:

@@ -70,24 +70,31 @@ class FinetuneConfig:
 
     def __post_init__(self) -> None:
         if self.init and (self.backbone or self.tokenizer_from):
-            raise ConfigError("init brings shape and tokenizer: backbone and tokenizer_from must be null with it")
+            raise ConfigError(
+                "init brings shape and tokenizer, and backbone or tokenizer_from is set too",
+                hint="set them to null, or init",
+            )
         if "backward" in (self.direction, self.backbone.direction if self.backbone else None):
             raise ConfigError(
                 "a model that looks only ahead cannot be saved", hint="train with direction both or forward"
             )
         if not self.mix:
-            raise ConfigError("mix must have at least one row")
+            raise ConfigError("mix has no row", hint="give it one that fits all: source * and kind *")
         if self.query_tokens < 2 or self.batch_pairs < 2:
             raise ConfigError(
-                f"query_tokens and batch_pairs must be at least 2, got {self.query_tokens} and {self.batch_pairs}"
+                f"query_tokens and batch_pairs must be at least 2, got {self.query_tokens} and {self.batch_pairs}",
+                hint="64 tokens and 256 pairs are usual",
             )
         if not self.temperature > 0 or not 0 <= self.instruction_share <= 1:
             raise ConfigError(
                 f"temperature must be positive and instruction_share in [0, 1], got {self.temperature} and "
-                f"{self.instruction_share}"
+                f"{self.instruction_share}",
+                hint="0.05 and 0.5 are usual",
             )
         if self.false_negative_margin is not None and not self.false_negative_margin >= 0:
-            raise ConfigError(f"false_negative_margin must not be negative, got {self.false_negative_margin}")
+            raise ConfigError(
+                f"false_negative_margin must not be negative, got {self.false_negative_margin}", hint="null: no filter"
+            )
         if min(self.batch_sizes()) < 2:
             raise ConfigError("a row's passage_tokens leave its batches less than 2 pairs", hint="raise batch_pairs")
 
