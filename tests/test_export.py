@@ -149,6 +149,12 @@ def test_what_tei_and_vllm_ask_for(folder, ours) -> None:
     assert config["rope_theta"] == 50_000.0
     assert config["use_bidirectional_attention"] is (ours.direction == "both")
     assert config["is_causal"] is (ours.direction == "forward")
+    # The fields that TEI's Qwen3 configuration has no default for.
+    counts = ("hidden_size", "intermediate_size", "max_position_embeddings", "num_attention_heads", "vocab_size")
+    assert all(type(config[key]) is int for key in (*counts, "num_hidden_layers", "num_key_value_heads", "head_dim"))
+    assert all(type(config[key]) is bool for key in ("attention_bias", "use_sliding_window", "tie_word_embeddings"))
+    assert all(type(config[key]) is float for key in ("rms_norm_eps", "rope_theta"))
+    assert type(config["eos_token_id"]) is int and config["hidden_act"] == "silu"
     modules = json.loads((folder / "modules.json").read_text())
     assert [module["type"].rsplit(".", 1)[0] for module in modules] == ["sentence_transformers.models"] * 3
     assert all((folder / module["path"]).is_dir() for module in modules)

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 # Either makes bf16 matrix products several times faster than fp32 ones (records/, measured on both kinds of CPU).
 BF16_FLAGS = frozenset({"amx_bf16", "avx512_bf16"})
 
+# Microseconds of CPU time per period that this process's control group gets (Linux, cgroup v2).
+CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
+
 
 @cache
 def cpu_flags() -> frozenset[str]:
@@ -55,7 +58,7 @@ def cpu_quota() -> int:
     """CPUs this process may use: the scheduler's affinity, cut by a cgroup quota where one is set (at least 1)."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="utf-8").split()
+        quota, period = CPU_MAX.read_text(encoding="utf-8").split()
         if quota != "max":
             allowed = min(allowed, max(1, int(quota) // int(period)))
     except (OSError, ValueError):
@@ -87,24 +90,19 @@ def keep_freed_memory() -> None:
 
 def describe() -> dict[str, Any]:
     """Facts for a run's record: machine, CPU features that matter, torch and GPU."""
+    from importlib.metadata import version
+
     import torch
 
-    packages = ("diffembed", "torch", "numpy", "tokenizers", "safetensors")
+    from diffembed import __version__
+
     return {
         "python": platform.python_version(),
-        **{package: _version(package) for package in packages},
+        "diffembed": __version__,
+        **{package: version(package) for package in ("torch", "numpy", "tokenizers", "safetensors")},
         "machine": platform.machine(),
         "cpus": cpu_quota(),
         "threads": torch.get_num_threads(),
         "bf16_flags": sorted(BF16_FLAGS & cpu_flags()),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
-
-
-def _version(package: str) -> str | None:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version(package)
-    except PackageNotFoundError:  # run from a source tree
-        return None

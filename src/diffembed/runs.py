@@ -15,7 +15,8 @@ from typing import Any
 from diffembed.errors import ConfigError, DiffembedError, RunExistsError
 from diffembed.files import write_whole
 
-CONFIG_FILE, ENV_FILE, METRICS_FILE, LOCK_FILE = "config.json", "env.json", "metrics.jsonl", ".lock"
+CONFIG_FILE, ENV_FILE, LOCK_FILE = "config.json", "env.json", ".lock"
+METRICS_FILE, CHECKPOINTS_FILE = "metrics.jsonl", "checkpoints.jsonl"
 
 
 class Run:
@@ -50,14 +51,23 @@ class Run:
 
     def log(self, **row: Any) -> None:
         """Append one row of scalars to `metrics.jsonl`."""
-        with (self.path / METRICS_FILE).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        self._append(METRICS_FILE, row)
+
+    def log_checkpoint(self, path: Path, **row: Any) -> None:
+        """Append one row to `checkpoints.jsonl`."""
+        self._append(CHECKPOINTS_FILE, {"path": str(path.relative_to(self.path)), **row})
 
     def forget_after(self, step: int) -> None:
         """Drop the rows of steps past `step`: a resumed run makes them again."""
-        path = self.path / METRICS_FILE
-        if not path.exists():
-            return
+        for name in (METRICS_FILE, CHECKPOINTS_FILE):
+            if (self.path / name).exists():
+                self._forget(self.path / name, step)
+
+    def _append(self, name: str, row: dict[str, Any]) -> None:
+        with (self.path / name).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def _forget(self, path: Path, step: int) -> None:
         kept = []
         for line in path.read_text(encoding="utf-8").splitlines():
             try:

@@ -11,9 +11,9 @@ from diffembed.training.progress import Progress, _clock
 
 SHOW = """
 from diffembed.training.progress import Progress
-with Progress("train", 40, first_step=38) as progress:
-    progress.update(39, 2.5, 1000)
-    progress.update(40, 2.25, 1000)
+with Progress("pretrain", 12_000, first_step=11_998) as progress:
+    progress.update(11_999, 2.5, 1000)
+    progress.update(12_000, 2.25, 1000)
 """
 
 
@@ -31,7 +31,7 @@ def test_plain_lines_when_nobody_watches(capsys):
 
 def test_a_live_line_on_a_terminal():
     leader, follower = pty.openpty()
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "TERM": "xterm", "COLUMNS": "100"}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "TERM": "xterm", "COLUMNS": "80"}
     done = subprocess.run(
         [sys.executable, "-c", SHOW], stdout=subprocess.PIPE, stderr=follower, env=environment, timeout=60, check=True
     )
@@ -45,7 +45,9 @@ def test_a_live_line_on_a_terminal():
     finally:
         os.close(leader)
     assert done.stdout == b""
-    assert b"40/40" in shown and b"loss 2.250" in shown and b"\x1b[" in shown
+    last = shown.decode().rpartition("12000/12000")[2]
+    assert "loss 2.250" in last and "tokens/s" in last and "0:00:00 left" in last, "cut off at 80 columns"
+    assert b"\x1b[" in shown
 
 
 @pytest.mark.parametrize(

@@ -62,6 +62,7 @@ def to_hugging_face(config: BackboneConfig, *, pad_id: int | None = None, eos_id
         "attention_bias": False,
         "attention_dropout": 0.0,
         "tie_word_embeddings": True,
+        "use_sliding_window": False,
         "use_cache": False,
         "is_causal": config.direction == "forward",
         "use_bidirectional_attention": config.direction == "both",

@@ -8,6 +8,7 @@ A data folder holds one sub-folder per source, or is one itself. A source has on
 """
 
 import gzip
+import hashlib
 import json
 import lzma
 import zlib
@@ -127,6 +128,17 @@ def find_sources(folder: Path | str) -> list[Source]:
             f"no docs.jsonl or pairs.jsonl in {folder} or its sub-folders", hint="see the data page in docs/"
         )
     return sources
+
+
+def describe_files(folder: Path | str) -> dict[str, str]:
+    """SHA-256 of each file that the sources of a data folder are read from, by its path below the folder."""
+    digests = {}
+    for source in find_sources(folder):
+        for path in (source.docs, source.pairs, source.problems, source.definitions):
+            if path:
+                with path.open("rb") as file:
+                    digests[str(path.relative_to(folder))] = hashlib.file_digest(file, "sha256").hexdigest()
+    return digests
 
 
 def read_rows(path: Path) -> Iterator[Row]:

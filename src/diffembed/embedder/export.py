@@ -55,6 +55,9 @@ model.encode_query(["..."]) @ model.encode_document(["..."]).T
 model.encode(["..."], prompt="an instruction<|query|>")  # a query with an instruction
 ```
 
+Text Embeddings Inference reads the folder too, but its mean counts the tokens of a query's prompt, so its query vectors
+differ from these; its document vectors do not.
+
 ## Training
 
 ```json

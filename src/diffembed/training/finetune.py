@@ -15,6 +15,7 @@ from diffembed.backbone.transformer import Backbone
 from diffembed.data.batches import PairBatch, PairBatches
 from diffembed.data.pair_store import MixRow, PairStore
 from diffembed.data.pairs import Pair, docstring_pairs, read_pairs
+from diffembed.data.sources import describe_files
 from diffembed.embedder import Embedder
 from diffembed.embedder.folder import find, read_model
 from diffembed.errors import ConfigError, DataError
@@ -128,7 +129,8 @@ def main(config: FinetuneConfig, *, data: Path | None, out: Path, resume: bool =
     if tokenizer is not None:
         Prompts(tokenizer, config).check_fit(backbone.config.max_positions)
     pairs = read_pairs(data) if data is not None else docstring_pairs()
-    run = runs.open_run(out, config=configs.to_dict(config), command=command, env=hardware.describe(), resume=resume)
+    env = {**hardware.describe(), "data": describe_files(data) if data is not None else "docstrings"}
+    run = runs.open_run(out, config=configs.to_dict(config), command=command, env=env, resume=resume)
     with run.preparing():
         store = _open_store(run.path / "pairs", pairs, config)
         tokenizer = tokenizer or _own_tokenizer(run.path / "tokenizer", store, backbone.config.vocab_size)

@@ -93,6 +93,9 @@ def train(
     def result() -> dict[str, float]:
         return {"tokens": tokens, "seconds": round(seconds_before + time.monotonic() - start, 1), "loss": loss}
 
+    def save() -> None:
+        run.log_checkpoint(checkpoint.save(run.path, step, optimizer.state(), result()), step=step, **result())
+
     with Progress(label, loop.num_steps, step) as progress, _Interrupt() as interrupt:
         while step < loop.num_steps:
             step += 1
@@ -121,10 +124,10 @@ def train(
             progress.update(step, loss, num_tokens)
             by_count = loop.checkpoint_every_steps and step % loop.checkpoint_every_steps == 0
             if by_count or step == loop.num_steps or time.monotonic() - last_saved >= loop.checkpoint_every_s:
-                checkpoint.save(run.path, step, optimizer.state(), result())
+                save()
                 last_saved = time.monotonic()
             if interrupt.is_asked and step < loop.num_steps:
-                checkpoint.save(run.path, step, optimizer.state(), result())
+                save()
                 say(f"stopped after step {step}; --resume goes on from there")
                 raise KeyboardInterrupt
     return {"steps": step, **result()}

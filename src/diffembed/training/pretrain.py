@@ -16,7 +16,7 @@ from diffembed.backbone.packed import PackedBatch, pack, split_by_tokens
 from diffembed.backbone.transformer import Backbone
 from diffembed.data.docstrings import read_docstrings
 from diffembed.data.segments import SegmentBatches, TokenStore
-from diffembed.data.sources import Source, find_sources, iter_texts
+from diffembed.data.sources import Source, describe_files, find_sources, iter_texts
 from diffembed.errors import ConfigError, DataError
 from diffembed.objectives.pretraining import ScoringPlan, plan_masked_diffusion, plan_next_token, planned_loss
 from diffembed.objectives.schedule import LinearSchedule, draw_noise_levels
@@ -104,7 +104,8 @@ def main(config: PretrainConfig, *, data: Path | None, out: Path, resume: bool =
     hardware.limit_threads()
     dtype = config.dtype or hardware.default_dtype_name(device)
     config = replace(config, dtype=dtype)  # so that it is recorded, and a resumed run keeps it
-    run = runs.open_run(out, config=configs.to_dict(config), command=command, env=hardware.describe(), resume=resume)
+    env = {**hardware.describe(), "data": describe_files(data) if data is not None else "docstrings"}
+    run = runs.open_run(out, config=configs.to_dict(config), command=command, env=env, resume=resume)
     with run.preparing():
         tokenizer, store, batches = _prepare(run.path, sources, config)
     announce(run, f"{len(store.ends):,} documents, {len(store.tokens):,} tokens; {config.loop.num_steps:,} steps")
@@ -125,8 +126,7 @@ def main(config: PretrainConfig, *, data: Path | None, out: Path, resume: bool =
             loss = planned_loss(plan, states_TD, backbone.embed_tokens.weight)
             yield PartialLoss(loss, batch.num_tokens, {"scored": plan.positions_N.numel()})
 
-    label = f"pretrain {config.objective}"
-    facts = train(run, backbone, micro_batches, label=label, loop=config.loop, optimizer_config=config.optimizer)
+    facts = train(run, backbone, micro_batches, label="pretrain", loop=config.loop, optimizer_config=config.optimizer)
     model = run.path / "model"
     tokenizer.save(model)
     save_backbone(backbone, model, pad_id=tokenizer.pad_id, eos_id=tokenizer.eos_id)

@@ -25,7 +25,12 @@ class Progress:
             from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
             from rich.progress import Progress as Bar
 
-            columns = [TextColumn(self.label), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[facts]}")]
+            columns = [
+                TextColumn(self.label),
+                BarColumn(bar_width=12),  # what is left of 80 columns
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[facts]}"),
+            ]
             self._bar = Bar(*columns, console=Console(stderr=True))
             self._bar.start()
             self._task = self._bar.add_task(self.label, total=self.num_steps, completed=self.done, facts="")

@@ -1,0 +1,66 @@
+"""What the machine is, and what follows from it."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from diffembed import hardware
+
+
+@pytest.fixture
+def flags(monkeypatch):
+    def pretend(*flags: str) -> None:
+        monkeypatch.setattr(hardware, "cpu_flags", lambda: frozenset(flags))
+
+    return pretend
+
+
+@pytest.mark.parametrize(
+    ("found", "dtype"),
+    [
+        (("avx512f", "amx_bf16"), torch.bfloat16),
+        (("avx512f", "avx512_bf16"), torch.bfloat16),
+        (("avx2", "avx512f", "amx_int8"), torch.float32),
+        ((), torch.float32),
+    ],
+)
+def test_bf16_where_the_cpu_multiplies_it(flags, found, dtype):
+    flags(*found)
+    assert hardware.default_dtype("cpu") == dtype
+    assert hardware.default_dtype_name("cpu") == str(dtype).removeprefix("torch.")
+    assert hardware.default_dtype("cuda") == hardware.default_dtype("cuda:1") == torch.bfloat16
+    assert hardware.default_dtype("mps") == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("text", "cpus"), [("150000 100000", 1), ("50000 100000", 1), ("200000 100000", 2), ("max 100000", 7)]
+)
+def test_a_cgroup_quota_counts(monkeypatch, tmp_path, text, cpus):
+    (tmp_path / "cpu.max").write_text(text + "\n")
+    monkeypatch.setattr(hardware, "CPU_MAX", tmp_path / "cpu.max")
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(7)), raising=False)
+    assert hardware.cpu_quota() == cpus
+
+
+def test_no_quota_where_there_is_no_cgroup(monkeypatch):
+    monkeypatch.setattr(hardware, "CPU_MAX", Path("/nowhere/cpu.max"))
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 1, 2}, raising=False)
+    assert hardware.cpu_quota() == 3
+
+
+def test_threads_keep_to_the_quota(monkeypatch):
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        monkeypatch.setattr(hardware, "cpu_quota", lambda: 1)
+        hardware.limit_threads()
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_the_description_names_what_a_record_needs():
+    facts = hardware.describe()
+    assert {"python", "torch", "diffembed", "cpus", "threads", "gpu"} <= facts.keys()
+    assert facts["torch"].split("+")[0] == torch.__version__.split("+")[0]
