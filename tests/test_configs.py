@@ -60,6 +60,12 @@ def test_overrides_are_typed_and_leave_the_original_alone():
         ("lengths=3", "must be tuple"),
         ('lengths=["x"]', r"lengths\[0\] must be int"),
         ("inner=3", "must be an object"),
+        ("inner.rate=NaN", "finite"),
+        ("inner.rate=1e999", "finite"),
+        ("inner.rate=" + "9" * 400, "finite"),
+        ("steps=" + "9" * 30, "smaller"),
+        ("steps=" + "9" * 5000, "must be int"),
+        ("steps=" + "[" * 100_000, "must be int"),
     ],
 )
 def test_what_does_not_fit_is_refused(setting, words):
@@ -77,7 +83,7 @@ def test_digest_tells_configurations_apart():
     assert configs.digest(CONFIG) != configs.digest(configs.override(CONFIG, ["steps=4"]))
 
 
-@pytest.mark.parametrize("content", [None, "{", "[1]", b"\xff"])
+@pytest.mark.parametrize("content", [None, "{", "[1]", b"\xff", "[" * 100_000, '{"a": ' + "9" * 5000 + "}"])
 def test_unreadable_files_are_named(tmp_path, content):
     path = tmp_path / "c.json"
     if content is not None:

@@ -10,7 +10,7 @@ import pytest
 import typer
 
 from diffembed import builtin, configs, recipes
-from diffembed.cli import VERBS, app
+from diffembed.cli.app import VERBS, app
 from tests.test_layers import LAYERS
 from tests.tiny_embedders import make
 

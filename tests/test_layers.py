@@ -19,6 +19,7 @@ LAYERS = [  # low to high; a module imports from rows above its own, or from its
     "reasonaug study cluster demo",
     "recipes",
     "cli",
+    "__main__",
 ]
 RANK = {name: rank for rank, row in enumerate(LAYERS) for name in row.split()}
 

@@ -14,6 +14,9 @@ from diffembed.errors import ConfigError
 
 C = TypeVar("C")
 
+# Nothing that is counted or measured here comes near it, and it still fits every C type that it may end in.
+LARGEST = 2**62
+
 
 def to_dict(config: Any) -> dict[str, Any]:
     """Turn a configuration into plain JSON values (tuples become lists)."""
@@ -75,7 +78,7 @@ def override(config: C, settings: Iterable[str]) -> C:
             raise _unknown_key(last, type(config).__name__, target if isinstance(target, dict) else ())
         try:
             target[last] = json.loads(text)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             target[last] = text
     return from_dict(type(config), data)
 
@@ -96,7 +99,7 @@ def read_json(path: Path) -> dict[str, Any]:
         data = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror or error}", hint="check the path") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not valid JSON: {error}", hint="restore the file or make it anew") from None
     if not isinstance(data, dict):
         raise ConfigError(f"{path} must hold a JSON object, got {type(data).__name__}", hint="restore the file")
@@ -123,8 +126,13 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
         if value in typing.get_args(kind):
             return value
         raise ConfigError(f"{where} is {value!r}", hint=f"allowed: {', '.join(map(str, typing.get_args(kind)))}")
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+    if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
+        # No setting of ours means anything at infinity, and NaN passes every comparison.
+        if abs(value) < LARGEST and value == value:
+            return float(value)
+        raise ConfigError(f"{where} is {str(value)[:20]}", hint="give a finite number")
+    if kind is int and isinstance(value, int) and not isinstance(value, bool) and abs(value) >= LARGEST:
+        raise ConfigError(f"{where} is {str(value)[:20]}...", hint="give a smaller number")
     if isinstance(kind, type) and isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
         return value
     wanted = getattr(kind, "__name__", str(kind))

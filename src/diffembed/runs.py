@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from diffembed.errors import ConfigError, DiffembedError, RunExistsError
+from diffembed.errors import ConfigError, RunExistsError
 from diffembed.files import write_whole
 
 CONFIG_FILE, ENV_FILE, LOCK_FILE = "config.json", "env.json", ".lock"
@@ -44,7 +44,7 @@ class Run:
         """Around all that comes before step 1: if the input turns out to be bad, a new directory is removed again."""
         try:
             yield
-        except DiffembedError:
+        except Exception:
             if self._is_new:
                 shutil.rmtree(self.path, ignore_errors=True)
             raise
@@ -69,13 +69,12 @@ class Run:
 
     def _forget(self, path: Path, step: int) -> None:
         kept = []
-        for line in path.read_text(encoding="utf-8").splitlines():
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
-                row = json.loads(line)
-            except json.JSONDecodeError:
+                if json.loads(line)["step"] <= step:
+                    kept.append(line + "\n")
+            except (ValueError, TypeError, KeyError, RecursionError):
                 continue  # a row cut short by a kill
-            if row["step"] <= step:
-                kept.append(line + "\n")
         write_whole(path, "".join(kept))
 
     def finish(self, **result: Any) -> None:
@@ -134,7 +133,7 @@ def open_run(
 def _read(path: Path) -> dict[str, Any]:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"cannot read {path}: {error}", hint="restore the file, or choose another --out") from None
     if not isinstance(data, dict):
         raise ConfigError(f"{path} holds no JSON object", hint="restore the file, or choose another --out")

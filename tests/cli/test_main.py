@@ -1,15 +1,18 @@
 """The frame of the command line: help, exit statuses, and errors as one line and a hint."""
 
+import os
 import pkgutil
 import subprocess
 import sys
 from collections.abc import Callable
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 
 import diffembed.cli
-from diffembed.cli import VERBS, main
+from diffembed.cli import main
+from diffembed.cli.app import VERBS
 from diffembed.errors import CheckpointError, ConfigError, DataError, RunExistsError
 
 RUN = "import sys; from diffembed.cli import main; sys.exit(main(sys.argv[1:]))"
@@ -133,3 +136,36 @@ def test_a_reader_that_leaves_is_no_error() -> None:
     process.stdout.close()
     _, talk = process.communicate()
     assert (process.returncode, talk) == (141, "")
+
+
+def test_a_lost_working_folder_is_said(tmp_path: Path) -> None:
+    lost = tmp_path / "lost"
+    lost.mkdir()
+    code = f"import os, sys; os.rmdir({str(lost)!r}); from diffembed.cli import main; sys.exit(main(['embed', 'x']))"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", code], cwd=lost, env=environment, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[0].startswith("error: the working folder") and "hint: " in done.stderr
+
+
+def test_ctrl_c_while_it_starts_is_quiet(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    class Interrupting:
+        def find_spec(self, name: str, path: object = None, target: object = None) -> None:
+            if name == "diffembed.cli.app":
+                raise KeyboardInterrupt
+
+    monkeypatch.delitem(sys.modules, "diffembed.cli.app")
+    monkeypatch.setattr(sys, "meta_path", [Interrupting(), *sys.meta_path])
+    assert main(["--help"]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+@pytest.mark.parametrize("closed", ["stdin", "stdout"])
+def test_closed_streams_are_no_crash(closed: str) -> None:
+    number = {"stdin": 0, "stdout": 1}[closed]
+    command = [sys.executable, "-m", "diffembed", "--version"]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        command, env=environment, stderr=subprocess.PIPE, text=True, preexec_fn=lambda: os.close(number), check=False
+    )
+    assert done.returncode == 0 and "Traceback" not in done.stderr

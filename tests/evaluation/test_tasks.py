@@ -67,7 +67,7 @@ GOOD = '{"_id": "d1", "text": "x"}\n'
     ("line", "message"),
     [
         ("{broken", "not JSON"),
-        ("[1, 2]", "want a JSON object, got list"),
+        ("[1, 2]", "not a JSON object but list"),
         ('{"text": "x"}', "`_id` must be a string or a whole number, got None"),
         ('{"_id": true, "text": "x"}', "`_id`"),
         ('{"_id": "d2"}', "`text` must be a string, got None"),
@@ -80,7 +80,7 @@ GOOD = '{"_id": "d1", "text": "x"}\n'
 def test_a_bad_corpus_line_is_named(write: Write, line: str, message: str) -> None:
     with pytest.raises(DataError, match=message) as error:
         read_task(write(corpus=f"{GOOD}\n{line}\n"))
-    assert "corpus.jsonl:3: " in error.value.message
+    assert "corpus.jsonl:3" in error.value.message
     assert error.value.hint
 
 
@@ -96,6 +96,8 @@ def test_bad_exclusions_are_named(write: Write, value: str) -> None:
         ("q1\td1\t1\nq2 d2 1\n", r"test\.tsv:2: want 3 fields.*got 1"),
         ("q1\td1\t1\nq2\td2\t1\textra\n", r"test\.tsv:2: want 3 fields.*got 4"),
         ("h\th\th\nq1\td1\t1.5\n", r"test\.tsv:2: relevance.*'1\.5'"),
+        ("q1\td1\t1.0\nq1\td2\t1\n", r"test\.tsv:1: relevance.*'1\.0'"),
+        ("q1\td1\t" + "9" * 400 + "\n", r"test\.tsv:1: relevance"),
         ("q1\td1\t1\nq1\td1\t2\n", r"test\.tsv:2: q1 and d1"),
         ("other\td1\t1\n", "no query has a judgement"),
         ("", "no query has a judgement"),
@@ -106,11 +108,15 @@ def test_bad_judgements_are_named(write: Write, qrels: str, message: str) -> Non
         read_task(write(qrels=qrels))
 
 
+def test_a_byte_order_mark_is_no_part_of_an_id(write: Write) -> None:
+    assert read_task(write(qrels="\ufeffq1\td1\t1\n")).qrels == {"q1": {"d1": 1}}
+
+
 def test_missing_files(write: Write, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no task folder"):
         read_task(tmp_path / "nowhere")
     folder = write(qrels=None)
-    with pytest.raises(DataError, match=r"test\.tsv:1: can't read on"):
+    with pytest.raises(DataError, match=r"cannot read .*test\.tsv"):
         read_task(folder)
     (folder / "queries.jsonl").unlink()
     with pytest.raises(DataError, match=r"no queries\.jsonl and no queries\.jsonl\.gz"):
@@ -122,11 +128,11 @@ def test_missing_files(write: Write, tmp_path: Path) -> None:
 def test_damaged_files(write: Write) -> None:
     folder = write()
     (folder / "corpus.jsonl").write_bytes(GOOD.encode() + b'{"_id": "d2", "text": "\xff"}\n')
-    with pytest.raises(DataError, match=r"corpus\.jsonl:2: not UTF-8"):
+    with pytest.raises(DataError, match=r"corpus\.jsonl:2 is not UTF-8"):
         read_task(folder)
     (folder / "corpus.jsonl").unlink()
     packed = gzip.compress("".join(f'{{"_id": "{i}", "text": "{i * i}"}}\n' for i in range(2_000)).encode())
     for damaged in (packed[: len(packed) // 2], packed[:200] + b"\0" * 50 + packed[250:], b"no gzip at all"):
         (folder / "corpus.jsonl.gz").write_bytes(damaged)
-        with pytest.raises(DataError, match=r"corpus\.jsonl\.gz:\d+: "):
+        with pytest.raises(DataError, match=r"corpus\.jsonl\.gz(:\d+)? is (damaged|not)"):
             read_task(folder)

@@ -337,3 +337,13 @@ def test_the_recipe_of_the_builtin_model_keeps_the_dictionary_small() -> None:
     dictionary = sum(row.weight for row in mix if row.source == "open_english_wordnet")
     assert dictionary <= 0.15 * sum(row.weight for row in mix)
     assert max(row.passage_tokens for row in mix) >= 512
+
+
+@pytest.mark.parametrize("name", ["queries.utf8", "passages.i64", "keys.i64", "store.json"])
+def test_a_damaged_pair_store_is_named(data: Path, tmp_path: Path, name: str) -> None:
+    config = toy_config(loop=LoopConfig(num_steps=2))
+    run(config, data, tmp_path / "run")
+    path = tmp_path / "run" / "pairs" / name
+    path.write_bytes(path.read_bytes()[:-8])
+    with pytest.raises(DataError, match="pairs is damaged"):
+        run(config, data, tmp_path / "run", resume=True)

@@ -297,6 +297,62 @@ def test_a_loss_that_is_not_finite_stops_the_run(data, tmp_path, monkeypatch):
         run(tmp_path / "run", data, config())
 
 
+def test_a_model_that_is_not_finite_is_never_written(data, tmp_path):
+    settings = config(num_steps=1, optimizer=OptimizerConfig(peak_lr=1e38, warmup_steps=0))
+    with pytest.raises(DiffembedError, match="no longer finite"):
+        run(tmp_path / "run", data, settings)
+    assert not (tmp_path / "run" / "model").exists() and not checkpoint.list_steps(tmp_path / "run")
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "", "[" * 100_000])
+@pytest.mark.parametrize("name", ["tokens/store.json", "checkpoints/00000012/state.json"])
+def test_damaged_state_is_named(data, tmp_path, name, content):
+    run(tmp_path / "run", data, config())
+    (tmp_path / "run" / name).write_text(content)
+    with pytest.raises(DiffembedError, match="is damaged"):
+        run(tmp_path / "run", data, config(), resume=True)
+
+
+def test_rows_that_are_no_rows_are_forgotten(data, whole, tmp_path):
+    run(tmp_path / "run", data, config())
+    with (tmp_path / "run" / "metrics.jsonl").open("ab") as file:
+        file.write(b'{}\n[]\n\xff\n3\n{"step": 99, "loss": 0}\n{"st')
+    run(tmp_path / "run", data, config(), resume=True)
+    assert losses(tmp_path / "run") == losses(whole)
+
+
+def test_one_long_document_is_enough(tmp_path):
+    (tmp_path / "data").mkdir()
+    text = " ".join(f"word{i % 97} and thing{i % 89}" for i in range(60_000))
+    (tmp_path / "data" / "docs.jsonl").write_text(json.dumps({"text": text}) + "\n" + json.dumps({"text": "\ud800"}))
+    run(tmp_path / "run", tmp_path / "data", config(num_steps=2))
+    assert len(losses(tmp_path / "run")) == 2
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"beta1": 2.0},
+        {"beta2": -1.0},
+        {"weight_decay": -1.0},
+        {"peak_lr": 0.0},
+        {"clip_norm": 0.0},
+        {"warmup_steps": -1},
+    ],
+)
+def test_impossible_optimizers_are_refused(changes):
+    with pytest.raises(ConfigError):
+        OptimizerConfig(**({"peak_lr": 1e-3, "warmup_steps": 1} | changes))
+
+
+@pytest.mark.parametrize(
+    "changes", [{"seed": -1}, {"checkpoint_every_steps": 0}, {"checkpoint_every_s": 0.0}, {"num_steps": 0}]
+)
+def test_impossible_loops_are_refused(changes):
+    with pytest.raises(ConfigError):
+        loop.LoopConfig(**({"num_steps": 3} | changes))
+
+
 def test_masters_move_where_bf16_alone_would_stand_still():
     layer = torch.nn.Linear(4, 4, bias=False).to(torch.bfloat16)
     with torch.no_grad():

@@ -34,9 +34,9 @@ def command(
         raise DataError(f"there is no folder {per_query.parent} for --per-query", hint="make it first")
     names = measures or DEFAULT_MEASURES
     results: list[Result] = []
-    if not as_json:
-        talk(f"{'task':<28} {'measure':<12} value (x100)")
     for result in evaluate_model(model, tasks, measures=names, with_bm25=with_bm25, instruction=instruction):
+        if not results and not as_json:
+            talk(f"{'task':<28} {'measure':<12} value (x100)")
         results.append(result)
         for row in result.rows():
             if as_json:

@@ -56,8 +56,11 @@ def _describe(error: BaseException) -> tuple[str, str | None, int]:
         program = context.command_path if context else "diffembed"
         message = error.format_message().replace("Value error, ", "")  # pydantic's words, which typer passes on
         return message, f"`{program} --help` shows what it takes", error.exit_code
-    if isinstance(error, OSError) and error.strerror and error.filename:
-        return f"{error.filename}: {error.strerror}", "check the path, its permissions and the free space", 1
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror}", "check the path, its permissions and the free space", 1
+    if isinstance(error, MemoryError) or "not enough memory" in str(error):  # torch raises RuntimeError for it
+        return "there is not enough memory for this", "use a smaller model, batch or text", 1
     debug = "set DIFFEMBED_DEBUG=1 to see the traceback, and report it: this is a bug in diffembed"
     return f"internal error: {type(error).__name__}: {error}", debug, 1
 

@@ -19,6 +19,7 @@ from diffembed.errors import ConfigError, DataError
 from diffembed.files import write_whole
 
 STORE_FILE = "store.json"
+ARRAY_FILES = ("queries.utf8", "passages.utf8", "queries.i64", "passages.i64", "groups.i32", "keys.i64")
 ANY = "*"
 
 
@@ -89,10 +90,20 @@ class PairStore:
 
     @classmethod
     def open(cls, folder: Path) -> "PairStore | None":
-        """The finished store in a folder, or None where there is none."""
+        """The finished store in a folder, or None where there is none.
+
+        Raises:
+            DataError: Its files are not of the sizes that it was finished with.
+        """
         if not (folder / STORE_FILE).exists():
             return None
-        facts = json.loads((folder / STORE_FILE).read_text(encoding="utf-8"))
+        try:
+            facts = json.loads((folder / STORE_FILE).read_text(encoding="utf-8"))
+            is_whole = facts["sizes"] == _sizes(folder)
+        except (OSError, ValueError, TypeError, KeyError, RecursionError):
+            is_whole = False
+        if not is_whole:
+            raise DataError(f"the pair store {folder} is damaged", hint="remove that folder; --resume makes it anew")
         queries, passages = (
             (np.memmap(folder / f"{side}.utf8", np.uint8, mode="r"), np.fromfile(folder / f"{side}.i64", np.int64))
             for side in ("queries", "passages")
@@ -152,6 +163,7 @@ class PairStore:
         facts = {
             "groups": [{"row": group.row, "source": group.source, "kind": group.kind} for group in groups],
             "dropped": dict(dropped),
+            "sizes": _sizes(folder),
         }
         write_whole(folder / STORE_FILE, json.dumps(facts, indent=2) + "\n")
         store = cls.open(folder)
@@ -175,6 +187,10 @@ def fingerprint(text: str) -> int:
         return 0
     digest = hashlib.blake2b(plain.encode("utf-8", "replace"), digest_size=8).digest()
     return (int.from_bytes(digest, "little") >> 1) | 1
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    return {name: (folder / name).stat().st_size for name in ARRAY_FILES}
 
 
 def _new_group(groups: list[Group], mix: Sequence[MixRow], source: str, kind: str) -> int | None:

@@ -47,9 +47,13 @@ class TokenStore:
         """
         if not (folder / STORE_FILE).exists():
             return None
-        facts = json.loads((folder / STORE_FILE).read_text(encoding="utf-8"))
-        sizes = [path.stat().st_size if path.exists() else 0 for path in (folder / TOKENS_FILE, folder / ENDS_FILE)]
-        if sizes != [2 * facts["tokens"], 8 * facts["documents"]]:
+        try:
+            facts = json.loads((folder / STORE_FILE).read_text(encoding="utf-8"))
+            wanted = [2 * facts["tokens"], 8 * facts["documents"]]
+            is_whole = [(folder / name).stat().st_size for name in (TOKENS_FILE, ENDS_FILE)] == wanted
+        except (OSError, ValueError, TypeError, KeyError, RecursionError):
+            is_whole = False
+        if not is_whole:
             raise DataError(f"the token store {folder} is damaged", hint="remove that folder; --resume makes it anew")
         return cls(np.memmap(folder / TOKENS_FILE, np.uint16, mode="r"), np.fromfile(folder / ENDS_FILE, np.int64))
 

@@ -141,28 +141,44 @@ def describe_files(folder: Path | str) -> dict[str, str]:
     return digests
 
 
-def read_rows(path: Path) -> Iterator[Row]:
-    """Yield the JSON objects of a JSON-lines file; blank lines are skipped.
+def read_lines(path: Path) -> Iterator[tuple[str, str]]:
+    """Yield (place, line) for each line that is not blank; the place is `file:line`, for messages.
 
     Raises:
-        DataError: The file cannot be read or decompressed, or a line is not a JSON object; names file and line.
+        DataError: The file cannot be read or decompressed, or is not UTF-8; names file and line.
     """
     number = 0
     try:
         with _open(path) as file:
-            for number, line in enumerate(file, start=1):
-                if not line.strip():
-                    continue
-                values = json.loads(line.decode("utf-8"))
-                if not isinstance(values, dict):
-                    raise DataError(f"{path}:{number} is not a JSON object", hint="one JSON object a line")
-                yield Row(values, f"{path}:{number}")
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise DataError(f"{path}:{number} is not JSON: {error}", hint="one JSON object a line, in UTF-8") from None
+            for number, line in enumerate(file, start=1):  # noqa: B007 - the handlers name it
+                if line.strip():
+                    yield f"{path}:{number}", line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}:{number} is not UTF-8: {error.reason}", hint="save the file as UTF-8") from None
     except (EOFError, lzma.LZMAError, gzip.BadGzipFile, zlib.error) as error:
         raise DataError(f"{path} is damaged after line {number}: {error}", hint="fetch the file again") from None
     except OSError as error:
         raise DataError(f"cannot read {path}: {error}", hint="check the path and that the file is whole") from None
+
+
+def read_rows(path: Path) -> Iterator[Row]:
+    """Yield the JSON objects of a JSON-lines file; blank lines are skipped.
+
+    Half a surrogate pair, which JSON can spell and no tokenizer takes, becomes a question mark.
+
+    Raises:
+        DataError: The file cannot be read, or a line is not a JSON object; names file and line.
+    """
+    for place, line in read_lines(path):
+        try:
+            values = json.loads(line)
+            if "\\ud" in line.lower():
+                values = json.loads(json.dumps(values, ensure_ascii=False).encode("utf-8", "replace"))
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{place} is not JSON: {error}", hint="one JSON object a line") from None
+        if not isinstance(values, dict):
+            raise DataError(f"{place} is not a JSON object but {type(values).__name__}", hint="one JSON object a line")
+        yield Row(values, place)
 
 
 def iter_texts(source: Source) -> Iterator[str]:

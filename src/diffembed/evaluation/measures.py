@@ -71,7 +71,7 @@ def measure(name: str) -> Measure:
 
 
 def _parse(name: str) -> tuple[str, int]:
-    match = re.fullmatch(r"(\w+)@([1-9]\d*)", name)
+    match = re.fullmatch(r"(\w+)@([1-9]\d{0,8})", name)
     if match is None or match[1] not in KINDS:
         allowed = ", ".join(f"{kind}@k" for kind in KINDS)
         raise ConfigError(f"unknown measure {name!r}", hint=f"allowed: {allowed}, for example nDCG@10")

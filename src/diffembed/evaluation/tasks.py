@@ -1,17 +1,17 @@
 """Read a retrieval task from a folder in BEIR's form: a corpus, queries, and which documents answer which query."""
 
-import gzip
-import json
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from diffembed.data.sources import read_lines, read_rows
 from diffembed.errors import ConfigError, DataError
 
 NO_EXCLUSION = "N/A"
 """BRIGHT writes this id where a query excludes nothing."""
+LARGEST_RELEVANCE = 2**31
+"""Beyond any scale in use, and safe to add up."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -109,29 +109,8 @@ def _find(folder: Path, stem: str) -> Path:
     raise DataError(f"{folder} has no {stem}.jsonl and no {stem}.jsonl.gz", hint="a task folder is in BEIR's form")
 
 
-def _lines(path: Path) -> Iterator[tuple[str, str]]:
-    """Every line that isn't blank, with `file:line` for messages."""
-    number = 0
-    try:
-        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
-            for number, line in enumerate(file, start=1):  # noqa: B007  the handlers below report it
-                if line.strip():
-                    yield f"{path}:{number}", line.decode("utf-8").rstrip("\r\n")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}:{number}: not UTF-8: {error.reason}", hint="save the file as UTF-8") from None
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path}:{number + 1}: can't read on: {error}", hint="is it there, and complete?") from None
-
-
 def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    for where, line in _lines(path):
-        try:
-            row = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
-            raise DataError(f"{where}: not JSON: {error}", hint="write one JSON object a line") from None
-        if not isinstance(row, dict):
-            raise DataError(f"{where}: want a JSON object, got {type(row).__name__}", hint="one object a line")
-        yield where, row
+    return ((row.place, row.values) for row in read_rows(path))
 
 
 def _id(row: dict[str, Any], where: str) -> str:
@@ -165,7 +144,7 @@ def _add(texts: dict[str, str], key: str, text: str, where: str) -> None:
 
 def _read_qrels(path: Path) -> dict[str, dict[str, int]]:
     qrels: dict[str, dict[str, int]] = {}
-    for number, (where, line) in enumerate(_lines(path)):
+    for number, (where, line) in enumerate(read_lines(path)):
         fields = line.split("\t")
         if len(fields) != 3:
             raise DataError(
@@ -173,16 +152,24 @@ def _read_qrels(path: Path) -> dict[str, dict[str, int]]:
                 hint="query id, document id, relevance",
             )
         query_id, document_id, relevance = fields
+        if number == 0 and not _is_number(relevance):  # BEIR's header: query-id, corpus-id, score
+            continue
         try:
             value = int(relevance)
         except ValueError:
-            if number == 0:  # BEIR's header: query-id, corpus-id, score
-                continue
-            raise DataError(
-                f"{where}: relevance must be a whole number, got {relevance!r}", hint="0, 1, 2, ..."
-            ) from None
+            value = None
+        if value is None or abs(value) > LARGEST_RELEVANCE:
+            raise DataError(f"{where}: relevance must be a whole number, got {relevance[:20]!r}", hint="0, 1, 2, ...")
         if qrels.setdefault(query_id, {}).setdefault(document_id, value) != value:
             raise DataError(
                 f"{where}: {query_id} and {document_id} are judged twice, differently", hint="keep one line"
             )
     return qrels
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

@@ -55,8 +55,9 @@ def load_newest(run_path: Path) -> tuple[dict[str, Tensor], dict[str, float]] | 
         return None
     folder = run_path / FOLDER / f"{steps[-1]:08d}"
     try:
-        return load_file(folder / TENSORS_FILE), json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError, SafetensorError) as error:
+        facts = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
+        return load_file(folder / TENSORS_FILE), {name: facts[name] for name in ("step", "tokens", "seconds", "loss")}
+    except (OSError, ValueError, TypeError, KeyError, RecursionError, SafetensorError) as error:
         raise CheckpointError(
             f"the checkpoint {folder} is damaged: {error}", hint="remove that folder to resume from the one before it"
         ) from None

@@ -79,6 +79,8 @@ class FinetuneConfig:
             raise ConfigError(
                 "a model that looks only ahead cannot be saved", hint="train with direction both or forward"
             )
+        if self.chunk_tokens < 1:
+            raise ConfigError(f"chunk_tokens must be at least 1, got {self.chunk_tokens}", hint="2,048 suits a CPU")
         if not self.mix:
             raise ConfigError("mix has no row", hint="give it one that fits all: source * and kind *")
         if self.query_tokens < 2 or self.batch_pairs < 2:

@@ -33,6 +33,17 @@ class LoopConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if self.checkpoint_every_steps is not None and self.checkpoint_every_steps < 1:
+            raise ConfigError(
+                f"checkpoint_every_steps must be at least 1, got {self.checkpoint_every_steps}",
+                hint="null: by time",
+            )
+        if not self.checkpoint_every_s > 0:
+            raise ConfigError(
+                f"checkpoint_every_s must be positive, got {self.checkpoint_every_s}", hint="300 is every five minutes"
+            )
+        if not 0 <= self.seed < 2**32:
+            raise ConfigError(f"seed must be in 0 to 2**32 - 1, got {self.seed}", hint="any small number will do")
         if self.num_steps < 1 or self.log_every < 1:
             raise ConfigError(
                 f"num_steps and log_every must be at least 1, got {self.num_steps} and {self.log_every}",
@@ -94,6 +105,10 @@ def train(
         return {"tokens": tokens, "seconds": round(seconds_before + time.monotonic() - start, 1), "loss": loss}
 
     def save() -> None:
+        if not optimizer.is_finite():
+            raise DiffembedError(
+                f"step {step}: a weight is no longer finite", hint="begin a new run with a lower optimizer.peak_lr"
+            )
         run.log_checkpoint(checkpoint.save(run.path, step, optimizer.state(), result()), step=step, **result())
 
     with Progress(label, loop.num_steps, step) as progress, _Interrupt() as interrupt:

@@ -30,6 +30,11 @@ class OptimizerConfig:
     def __post_init__(self) -> None:
         if not self.peak_lr > 0:
             raise ConfigError(f"peak_lr must be positive, got {self.peak_lr}", hint="1e-4 to 3e-3 is usual")
+        for name in ("beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be in [0, 1), got {getattr(self, name)}", hint="0.9 and 0.95 are usual")
+        if not self.weight_decay >= 0:
+            raise ConfigError(f"weight_decay must not be negative, got {self.weight_decay}", hint="0.1 is usual")
         if not 0 <= self.decay_share <= 1:
             raise ConfigError(f"decay_share must be in [0, 1], got {self.decay_share}", hint="0 keeps the rate")
         if self.warmup_steps < 0:
@@ -105,6 +110,10 @@ class MasterOptimizer:
                 group["lr"] = rate
             optimizer.step()
         self.write_back()
+
+    def is_finite(self) -> bool:
+        """Whether every master weight is a finite number."""
+        return all(bool(master.isfinite().all()) for master in self.masters.values())
 
     @torch.no_grad()
     def write_back(self) -> None:

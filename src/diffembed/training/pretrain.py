@@ -200,4 +200,10 @@ def _sample(texts: Callable[[], Iterator[str]], num_chars: int) -> Iterator[str]
     total = sum(len(text) for text in texts())
     keep = num_chars / max(total, 1)
     rng = np.random.default_rng(0)
-    return (text for text in texts() if rng.random() < keep)
+    is_empty = True
+    for text in texts():
+        if rng.random() < keep:
+            is_empty = False
+            yield text
+    if is_empty:  # all is in a few long texts, and none was drawn
+        yield next(texts(), "")[:num_chars]
