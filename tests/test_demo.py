@@ -122,6 +122,15 @@ def test_narrow_terminals_get_one_below_the_other(demo: Demo) -> None:
     assert "csv/reader.py:10" in "".join(lines[starts[0] : starts[1]])
 
 
+@pytest.mark.parametrize("width", [0, 1, 5])
+def test_a_terminal_is_taken_for_twenty_columns_at_least(
+    demo: Demo, width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    render(demo.ask("read a csv file"))
+    assert capsys.readouterr().out.partition("\n\n")[2] == shown(demo, "read a csv file", 20).partition("\n\n")[2]
+
+
 def test_a_terminal_gets_colours(demo: Demo) -> None:
     assert "\x1b[" in shown(demo, "read a csv file", 100, force_terminal=True)
 

@@ -215,7 +215,7 @@ def test_report(embedder) -> None:
 
 
 @pytest.mark.parametrize(
-    "texts", ["a bare string", b"bytes", None, 3, {"a": 1}, {"a"}, ["a", None], ["a", b"b"], [["a"]]]
+    "texts", ["a bare string", b"bytes", None, 3, {"a": 1}, {"a"}, ["a", None], ["a", b"b"], [["a"]], np.array("a")]
 )
 def test_what_is_no_list_of_strings(embedder, texts) -> None:
     with pytest.raises(DataError, match="string") as caught:
@@ -231,6 +231,7 @@ def test_what_is_no_list_of_strings(embedder, texts) -> None:
         ({"precision": "float16"}, "precision is 'float16'"),
         ({"dims": 33}, "dims is 33"),
         ({"role": "document", "instruction": "x"}, "belongs to queries"),
+        ({"role": "query", "instruction": "\ud800"}, "the instruction holds half a surrogate pair"),
         ({"role": "query", "instruction": 7}, "must be a string, got int"),
         ({"role": "query", "instruction": LONG}, "leaves no room"),
     ],

@@ -2,7 +2,9 @@
 
 import json
 import os
+import signal
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from diffembed import Embedder, builtin
 from diffembed.backbone import save_backbone
 from diffembed.errors import CheckpointError, ConfigError, DiffembedError, MissingExtraError
+from diffembed.text.tokenizer import Tokenizer
 from tests.tiny_embedders import LIMIT, LONG, ODD, TOKENIZER, make, make_backbone
 
 
@@ -31,6 +34,10 @@ def folder(embedder, tmp_path) -> Path:
     ("options", "message"),
     [
         ({"device": "abacus"}, "device 'abacus'"),
+        ({"device": "meta"}, "device 'meta'"),
+        ({"device": []}, r"device \[\]"),
+        ({"device": b""}, "device b''"),
+        ({"device": ""}, "device ''"),
         ({"dtype": "float16"}, "dtype is 'float16'"),
         ({"dtype": torch.int8}, "dtype is torch.int8"),
         ({"direction": "sideways"}, "direction is 'sideways'"),
@@ -113,6 +120,28 @@ def test_a_folder_of_sentence_transformers_without_our_sidecar(folder, embedder)
         (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling | change))
         with pytest.raises(CheckpointError, match=message):
             Embedder.load(folder)
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
+    for name, change, message in [
+        ("sentence_bert_config.json", {"do_lower_case": True}, "lower case"),
+        ("sentence_bert_config.json", {"max_seq_length": "24"}, "to '24' tokens"),
+        ("sentence_bert_config.json", {"max_seq_length": 24.0}, r"to 24\.0 tokens"),
+        ("sentence_bert_config.json", {"max_seq_length": True}, "to True tokens"),
+        ("sentence_bert_config.json", {"max_seq_length": 10**12}, "max_tokens is 1000000000000"),
+        ("sentence_bert_config.json", {"max_seq_length": 0}, "max_tokens is 0"),
+        ("config_sentence_transformers.json", {"default_prompt_name": "query"}, "default_prompt_name 'query'"),
+        ("config_sentence_transformers.json", {"prompts": [1]}, r"prompts \[1\]"),
+        ("config_sentence_transformers.json", {"prompts": {"query": 0}}, "role query is 0"),
+    ]:
+        before = (folder / name).read_text()
+        (folder / name).write_text(json.dumps(json.loads(before) | change))
+        with pytest.raises(CheckpointError, match=message):
+            Embedder.load(folder)
+        (folder / name).write_text(before)
+    (folder / "sentence_bert_config.json").write_text("{}")
+    assert Embedder.load(folder).max_tokens == 40, "no limit but the positions"
+    (folder / "modules.json").write_text("[" * 100_000)
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        Embedder.load(folder)
     (folder / "modules.json").write_text('[{"type": "x.Transformer"}, {"type": "x.Dense"}]')
     with pytest.raises(CheckpointError, match="is made of Transformer, Dense"):
         Embedder.load(folder)
@@ -161,6 +190,17 @@ def not_a_number(folder: Path) -> None:
     save_file(tensors, folder / "model.safetensors")
 
 
+def all_zero(folder: Path) -> None:
+    tensors = {name: torch.zeros_like(tensor) for name, tensor in load_file(folder / "model.safetensors").items()}
+    save_file(tensors, folder / "model.safetensors")
+
+
+def huge_table(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    tensors["embed_tokens.weight"][:] = 1e38
+    save_file(tensors, folder / "model.safetensors")
+
+
 @pytest.mark.parametrize(
     "damage",
     [
@@ -172,13 +212,21 @@ def not_a_number(folder: Path) -> None:
         write("config.json", b'{"model_type": "bert"}'),
         write("diffembed.json", b"\xff"),
         write("tokenizer.json", b"{}"),
+        write("config.json", b"[" * 100_000),
+        write("config.json", b'{"hidden_size": ' + b"1" * 5000 + b"}"),
+        write("diffembed.json", b"[]"),
         write("model.safetensors", b""),
         write("model.safetensors", b"\x80\x04\x95 a pickle"),
         cut("model.safetensors"),
         foreign_weights,
         weights_of_another_shape,
         not_a_number,
+        all_zero,
+        huge_table,
         edit(format=2),
+        edit(format=True),
+        edit(format=1.0),
+        edit(dims=32.0),
         edit(pooling="cls"),
         edit(dims=31),
         edit(prompts=None),
@@ -187,7 +235,16 @@ def not_a_number(folder: Path) -> None:
         edit(max_tokens=None),
         edit(max_tokens=1000),
         edit(max_tokens="24"),
+        edit(prompts=[1]),
+        edit(prompts={"query": "\ud800"}),
         edit(golden=None),
+        edit(golden=[1]),
+        edit(golden=[{"role": "query", "text": "a", "vector": ["x"] * 32}]),
+        edit(golden=[{"role": "query", "text": "a", "vector": [1.0]}]),
+        edit(golden=[{"role": "query", "text": "a", "vector": [10**400] * 32}]),
+        edit(golden=[{"role": "query", "text": "a", "vector": [float("nan")] * 32}]),
+        edit(golden=[{"role": "passage", "text": "a", "vector": [0.0] * 32}]),
+        edit(sha256=[]),
     ],
 )
 def test_a_damaged_folder_says_so(folder, damage) -> None:
@@ -197,6 +254,51 @@ def test_a_damaged_folder_says_so(folder, damage) -> None:
     assert isinstance(caught.value, CheckpointError | ConfigError)
     assert "\n" not in caught.value.message
     assert caught.value.hint
+
+
+@pytest.mark.parametrize("damage", [all_zero, huge_table, not_a_number])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_no_vector_comes_of_damaged_weights(embedder, tmp_path, damage, dtype) -> None:
+    """In a raw folder there is nothing to compare with: the vectors themselves must tell."""
+    save_backbone(make_backbone(), tmp_path)
+    TOKENIZER.save(tmp_path)
+    damage(tmp_path)
+    damaged = Embedder.load(tmp_path, dtype=dtype)
+    for dims in (None, 4):
+        with pytest.raises(CheckpointError, match="no finite vector with a direction for text 0"):
+            damaged.encode(["a"], dims=dims)
+
+
+def other_tokenizer(folder: Path) -> None:
+    other = Tokenizer.train([LONG.upper()], TOKENIZER.vocab_size)
+    assert other.vocab_size == TOKENIZER.vocab_size
+    other.save(folder)
+
+
+def other_weights(folder: Path) -> None:
+    backbone = make_backbone()
+    with torch.no_grad():
+        backbone.get_parameter("layers.0.mlp.down_proj.weight").neg_()
+    save_backbone(backbone, folder)
+
+
+@pytest.mark.parametrize("damage", [other_tokenizer, other_weights])
+def test_files_of_another_model_of_the_same_shape(folder, damage) -> None:
+    damage(folder)
+    with pytest.raises(CheckpointError, match=r"is not the file that diffembed\.json was written with"):
+        Embedder.load(folder)
+    # A folder from before there were digests: its golden vectors tell.
+    sidecar = json.loads((folder / "diffembed.json").read_text())
+    del sidecar["sha256"]
+    (folder / "diffembed.json").write_text(json.dumps(sidecar))
+    for dtype in ("float32", "bfloat16"):
+        with pytest.raises(CheckpointError, match="another vector than it was saved with for 'how do I copy"):
+            Embedder.load(folder, dtype=dtype)
+    Embedder.load(folder, direction="forward")  # there the vectors are others anyway
+
+
+def test_golden_vectors_hold_in_bf16(folder) -> None:
+    assert Embedder.load(folder, dtype="bfloat16").dtype == torch.bfloat16
 
 
 def test_saving_keeps_its_hands_off_other_files(embedder, folder, tmp_path) -> None:
@@ -210,11 +312,95 @@ def test_saving_keeps_its_hands_off_other_files(embedder, folder, tmp_path) -> N
     (folder / "notes.txt").write_text("mine")
     with pytest.raises(CheckpointError, match=r"holds notes\.txt"):
         embedder.save(folder)
+    (folder / "notes.txt").unlink()
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "notes.txt").write_text("mine")
+    with pytest.raises(CheckpointError, match=r"holds 1_Pooling/notes\.txt"):
+        embedder.save(folder)
+    (folder / "1_Pooling" / "notes.txt").rename(folder / "notes.txt")
     with pytest.raises(CheckpointError, match="is a file"):
         embedder.save(folder / "notes.txt")
     with pytest.raises(CheckpointError, match="cannot write"):
         embedder.save(folder / "notes.txt" / "below")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "model"], "nothing half-written"
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"config.json": "{}"},
+        {"README.md": "mine"},
+        {"config.json": "{}", "diffembed.json": '{"name": "mine"}'},
+        {"diffembed.json": '{"format": true}'},
+        {"diffembed.json": "no JSON"},
+        {"1_Pooling/config.json": "{}"},
+    ],
+)
+def test_a_folder_of_somebody_else_with_our_names_is_not_replaced(embedder, tmp_path, files) -> None:
+    for name, text in files.items():
+        (tmp_path / "theirs" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "theirs" / name).write_text(text)
+    with pytest.raises(CheckpointError, match="is replaced only if"):
+        embedder.save(tmp_path / "theirs")
+    assert {name: (tmp_path / "theirs" / name).read_text() for name in files} == files
+    assert [path.name for path in tmp_path.iterdir()] == ["theirs"]
+
+
+def test_a_card_that_was_written_on_is_not_replaced(embedder, folder) -> None:
+    with (folder / "README.md").open("a") as card:
+        card.write("What I found out about this model.")
+    Embedder.load(folder)
+    with pytest.raises(CheckpointError, match=r"holds README\.md"):
+        embedder.save(folder)
+
+
+def test_threads_that_save_to_one_folder(tmp_path) -> None:
+    embedders = [make(max_tokens=20 + n) for n in range(4)]
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(lambda embedder: [embedder.save(tmp_path / "model") for _ in range(3)], embedders))
+    assert 20 <= Embedder.load(tmp_path / "model").max_tokens < 24
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+@pytest.mark.parametrize("name", [None, 3, b"model", "", "\0", "a\0b", "a" * 300, "~nouser/x", "/dev/null/x"])
+def test_names_that_no_folder_can_have(embedder, tmp_path, monkeypatch, name) -> None:
+    monkeypatch.chdir(tmp_path)
+    for call in (embedder.save, Embedder.load):
+        with pytest.raises((ConfigError, CheckpointError)) as caught:
+            call(name)
+        assert "\n" not in caught.value.message and caught.value.hint
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_link_to_a_model_stays_a_link(embedder, folder, tmp_path) -> None:
+    (tmp_path / "latest").symlink_to("model")
+    (tmp_path / "circle").symlink_to("circle")
+    make(max_tokens=20).save(tmp_path / "latest")
+    assert (tmp_path / "latest").is_symlink() and Embedder.load(folder).max_tokens == 20
+    with pytest.raises(CheckpointError, match="cannot write"):
+        embedder.save(tmp_path / "circle")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="limits of a process are POSIX")
+def test_a_full_disk(embedder, folder, tmp_path) -> None:
+    resource = pytest.importorskip("resource")
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    limits, action = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        for size in (20_000, 60_000):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+            with pytest.raises(CheckpointError, match="cannot write"):
+                embedder.save(folder)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, action)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_the_longest_name(embedder, tmp_path) -> None:
+    embedder.save(tmp_path / ("é" * 127))
+    assert Embedder.load(tmp_path / ("é" * 127)).dims == 32
 
 
 def test_a_failed_save_leaves_the_old_model(folder, tmp_path, monkeypatch) -> None:

@@ -2,9 +2,15 @@
 
 import hashlib
 import os
+import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+
+
+def temporary_sibling(path: Path, kind: str = "partial") -> Path:
+    """A name beside `path` that nobody else has, neither another process nor another thread; hidden, never too long."""
+    return path.with_name(f".{path.name[:40]}.{secrets.token_hex(6)}.{kind}")
 
 
 @contextmanager
@@ -13,7 +19,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
     A reader sees the old file or the new one, never half of it, even after a power cut.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    temporary = temporary_sibling(path)
     try:
         yield temporary
         with temporary.open("rb") as file:
@@ -30,11 +36,16 @@ def write_whole(path: Path, data: bytes | str) -> None:
         temporary.write_bytes(data.encode() if isinstance(data, str) else data)
 
 
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's content, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def folder_digest(folder: Path, patterns: Sequence[str] = ("*",)) -> str:
     """A short hash of the names and contents of the files below a folder that match one of the patterns."""
     digest = hashlib.sha256()
     for path in sorted({path for pattern in patterns for path in folder.rglob(pattern) if path.is_file()}):
-        with path.open("rb") as file:
-            content = hashlib.file_digest(file, "sha256").hexdigest()
-        digest.update(f"{path.relative_to(folder).as_posix()}\0{content}\n".encode(errors="surrogateescape"))
+        name = path.relative_to(folder).as_posix()
+        digest.update(f"{name}\0{file_digest(path)}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()[:16]

@@ -1,6 +1,7 @@
 """Backbones on disk: equal to transformers, and strict about what they read."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -93,15 +94,35 @@ def test_backward_cannot_be_written(tmp_path):
         ({"hidden_act": "gelu"}, "gelu"),
         ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1.0}}, "yarn"),
         ({"head_dim": 7}, "even"),
+        ({"num_hidden_layers": 100}, "lacks"),
+        ({"num_hidden_layers": 10**9}, "num_layers must be 1 to"),
+        ({"num_hidden_layers": 10**6}, "config.json asks for 1000000 layers"),
+        ({"max_position_embeddings": 10**9}, "max_positions must be 1 to"),
+        ({"hidden_size": 10**400}, "width must be 1 to"),
+        ({"hidden_size": 2**20, "head_dim": 2**20, "num_attention_heads": 2**20, "vocab_size": 2**20}, "shape"),
+        ({"rms_norm_eps": 10**400}, "beyond all reason"),
+        ({"rms_norm_eps": math.inf}, "norm_eps"),
+        ({"rms_norm_eps": math.nan}, "norm_eps"),
+        ({"rope_parameters": {"rope_theta": math.inf}}, "rope_theta"),
+        ({"rope_parameters": {"rope_theta": 10**400}}, "beyond all reason"),
+        ({"rope_parameters": [1]}, "rope_parameters"),
+        ({"rope_parameters": 0}, "rope_parameters"),
+        ({"is_causal": "no"}, "is_causal = 'no'"),
+        ({"use_bidirectional_attention": 1}, "use_bidirectional_attention = 1"),
+        ({"quantization_config": {"bits": 4}}, "quantization_config"),
     ],
 )
 def test_a_config_that_does_not_fit_is_refused(folder, changes, words):
     edit_config(folder, **changes)
-    with pytest.raises(CheckpointError, match=words):
+    with pytest.raises(CheckpointError, match=words) as caught:
         load_backbone(folder)
+    assert "\n" not in caught.value.message
 
 
-@pytest.mark.parametrize("text", ["", "{", "[1]", "\xff\xfe"])
+DEEP, LONG_NUMBER = "[" * 100_000, '{"hidden_size": ' + "1" * 5000 + "}"
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "\xff\xfe", DEEP, LONG_NUMBER])
 def test_a_damaged_config_is_refused(folder, text):
     (folder / "config.json").write_text(text, encoding="latin-1")
     with pytest.raises(CheckpointError):
@@ -120,6 +141,31 @@ def test_foreign_weights_are_refused(folder):
     save_file({"something.else": torch.zeros(3)}, folder / "model.safetensors")
     with pytest.raises(CheckpointError, match="lacks"):
         load_backbone(folder)
+
+
+@pytest.mark.parametrize("kind", [torch.int8, torch.int64, torch.bool, torch.complex64, torch.float8_e4m3fn])
+def test_weights_that_are_no_real_numbers_are_refused(folder, kind):
+    path = folder / "model.safetensors"
+    weights = load_file(path)
+    weights["embed_tokens.weight"] = weights["embed_tokens.weight"].to(kind)
+    save_file(weights, path)
+    with pytest.raises(CheckpointError, match=r"embed_tokens\.weight is of kind"):
+        load_backbone(folder)
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16, torch.float64])
+def test_other_floats_are_read(folder, kind):
+    path = folder / "model.safetensors"
+    save_file({name: tensor.to(kind) for name, tensor in load_file(path).items()}, path)
+    expected = dict(random_backbone().named_parameters())
+    for name, parameter in load_backbone(folder).named_parameters():
+        assert parameter.dtype == torch.float32
+        torch.testing.assert_close(parameter, expected[name], rtol=0.01, atol=0.001)
+
+
+def test_an_untied_head_plays_no_part(folder):
+    edit_config(folder, tie_word_embeddings=False)
+    load_backbone(folder)
 
 
 def test_missing_files_are_named(folder):

@@ -1,5 +1,7 @@
 """int8 weights: how far they may move, and what is refused."""
 
+import json
+
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -68,11 +70,38 @@ def without_a_weight(folder) -> None:
     save_file(tensors, folder / COMPACT_FILE)
 
 
+def all_integers(folder) -> None:
+    tensors = {name: tensor.to(torch.int64) for name, tensor in load_file(folder / COMPACT_FILE).items()}
+    save_file(tensors, folder / COMPACT_FILE)
+
+
+def integer_scales(folder) -> None:
+    tensors = load_file(folder / COMPACT_FILE)
+    tensors |= {name: tensor.int() for name, tensor in tensors.items() if name.endswith(SCALE_SUFFIX)}
+    save_file(tensors, folder / COMPACT_FILE)
+
+
+def a_scalar(folder) -> None:
+    tensors = load_file(folder / COMPACT_FILE) | {"norm.weight": torch.tensor(1, dtype=torch.int8)}
+    save_file(tensors, folder / COMPACT_FILE)
+
+
+def a_million_layers(folder) -> None:
+    config = json.loads((folder / "config.json").read_text()) | {"num_hidden_layers": 10**6}
+    (folder / "config.json").write_text(json.dumps(config))
+
+
 def of_another_shape(folder) -> None:
     save_file(pack_weights(dict(random_backbone(mlp_width=16).named_parameters())), folder / COMPACT_FILE)
 
 
-@pytest.mark.parametrize("damage", [cut_short, no_safetensors, without_a_scale, without_a_weight, of_another_shape])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        *(cut_short, no_safetensors, without_a_scale, without_a_weight, of_another_shape),
+        *(all_integers, integer_scales, a_scalar, a_million_layers),
+    ],
+)
 def test_a_damaged_file_is_refused(damage, tmp_path) -> None:
     save_compact(random_backbone(), tmp_path)
     damage(tmp_path)

@@ -30,7 +30,13 @@ def refused(args: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, s
     [
         ([], "no text"),
         (["a", "--input", "-"], "not from both"),
-        (["a", "--out", "x.json"], "must name a .npy file, got x.json"),
+        (["a", "--out", "x.json"], "must name a .npy file, got 'x.json'"),
+        (["a", "--out", ""], "must name a .npy file"),
+        (["a", "--out", ".npy"], "for example --out vectors.npy"),
+        (["--input", ""], "no file can be named ''"),
+        (["--input", "a\0b"], "no file can be named"),
+        (["a", "--model", ""], "no model can be named ''"),
+        (["a", "--role", "query", "--instruction", "\udc80"], "the instruction holds half a surrogate pair"),
         (["a", "--instruction", "Find it"], "belongs to queries"),
     ],
 )
@@ -53,6 +59,13 @@ def test_a_bad_input_file(
     status, shown = refused(["--input", str(path)], capsys)
     assert status == 1
     assert message in shown
+
+
+def test_closed_stdin(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("sys.stdin", None)
+    status, shown = refused(["--input", "-"], capsys)
+    assert status == 1
+    assert "stdin is closed" in shown
 
 
 def test_out_in_a_folder_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -128,6 +141,22 @@ def test_a_person_sees_a_line_for_each_text(model: str, capsys: pytest.CaptureFi
     lines = capsys.readouterr().out.splitlines()
     assert [text[:7] in line for text, line in zip(TEXTS, lines, strict=True)] == [True] * 3
     assert all("32 dims" in line for line in lines)
+
+
+def test_cut_texts_are_said_once_and_without_a_python_warning(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["embed", "--model", model, "--overflow", "truncate", *TEXTS]) == 0  # a warning would be an error here
+    (talk,) = capsys.readouterr().err.splitlines()
+    assert ", 1 truncated to 64 tokens, " in talk
+
+
+def test_arguments_that_python_could_not_decode(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """What UTF-8 arguments look like where the locale is C."""
+    escaped = "naïve 日本語".encode().decode("ascii", errors="surrogateescape")
+    assert main(["embed", "--model", model, "--json", escaped]) == 0
+    assert json.loads(capsys.readouterr().out)["text"] == "naïve 日本語"
+    status, shown = refused(["--model", model, "good", "\udcff"], capsys)
+    assert status == 1
+    assert "text 1 holds half a surrogate pair" in shown
 
 
 def test_a_refused_text_leaves_nothing(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

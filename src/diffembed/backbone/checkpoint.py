@@ -8,7 +8,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from diffembed.backbone.config import Direction
+from diffembed.backbone.config import BackboneConfig, Direction
 from diffembed.backbone.families import from_hugging_face, to_hugging_face
 from diffembed.backbone.transformer import Backbone
 from diffembed.errors import CheckpointError
@@ -17,6 +17,9 @@ from diffembed.files import replacing, write_whole
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 # Weights that other exporters write and that we derive or share: the tied head.
 SPARE_WEIGHTS = frozenset({"lm_head.weight"})
+# Kinds of weights, as safetensors spells them. Others would need a scale that we know nothing of.
+FLOATS = ("F32", "BF16", "F16", "F64")
+MISFIT_HINT = "config.json and the weights must come from the same model"
 
 
 def save_backbone(
@@ -59,10 +62,7 @@ def load_backbone(
     """
     folder = Path(folder)
     family, config = from_hugging_face(read_config(folder), direction)
-    with torch.device("meta"):
-        backbone = Backbone(config)
-    wanted = {name: tuple(p.shape) for name, p in backbone.named_parameters()}
-    tensors = _read_weights(folder / WEIGHTS_FILE, wanted, family.weight_prefixes)
+    tensors = _read_weights(folder / WEIGHTS_FILE, config, family.weight_prefixes)
     backbone = Backbone.from_weights(config, {name: t.to(device=device, dtype=dtype) for name, t in tensors.items()})
     return backbone.to(device).eval()
 
@@ -78,39 +78,65 @@ def read_config(folder: Path) -> dict:
         raise CheckpointError(f"{folder} has no {CONFIG_FILE}", hint="point to a complete model folder")
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # ValueError: no UTF-8, no JSON, an integer of 5,000 digits
         raise CheckpointError(f"{path} is not readable JSON: {error}", hint="restore the file") from None
     if not isinstance(data, dict):
         raise CheckpointError(f"{path} must hold a JSON object, got {type(data).__name__}", hint="restore the file")
     return data
 
 
-def _read_weights(path: Path, wanted: dict[str, tuple[int, ...]], prefixes: tuple[str, ...]) -> dict[str, Tensor]:
+def parameter_shapes(config: BackboneConfig, path: Path, num_weights: int) -> dict[str, tuple[int, ...]]:
+    """Name and shape of each weight that a configuration asks for.
+
+    Args:
+        config: Its depth is not believed: a billion layers would take hours to name.
+        path: File of the weights, for messages.
+        num_weights: Weights that it holds; there are several to a layer.
+
+    Raises:
+        CheckpointError: So many layers are not in the file.
+    """
+    if config.num_layers > num_weights:
+        raise CheckpointError(
+            f"{path} lacks weights: it holds {num_weights}, and config.json asks for {config.num_layers} layers",
+            hint=MISFIT_HINT,
+        )
+    with torch.device("meta"):
+        return {name: tuple(p.shape) for name, p in Backbone(config).named_parameters()}
+
+
+def _read_weights(path: Path, config: BackboneConfig, prefixes: tuple[str, ...]) -> dict[str, Tensor]:
     """The wanted tensors, checked for name, shape and kind before any is kept."""
     if not path.is_file():
         raise CheckpointError(f"{path.parent} has no {path.name}", hint="only safetensors weights are read, no pickle")
     try:
         with safe_open(path, framework="pt") as file:
             names = set(file.keys())
+            wanted = parameter_shapes(config, path, len(names))
             prefix = next((p for p in prefixes if all(p + name in names for name in wanted)), None)
             if prefix is None:
                 missing = sorted(name for name in wanted if prefixes[0] + name not in names)
                 raise CheckpointError(
                     f"{path} lacks {len(missing)} of {len(wanted)} weights, for one {missing[0]}",
-                    hint="config.json and the weights must come from the same model",
+                    hint=MISFIT_HINT,
                 )
             extra = sorted(names - {prefix + name for name in wanted} - SPARE_WEIGHTS)
             if extra:
                 raise CheckpointError(
                     f"{path} holds {len(extra)} weights that config.json has no place for, {extra[0]} among them",
-                    hint="config.json and the weights must come from the same model",
+                    hint=MISFIT_HINT,
                 )
             for name, shape in wanted.items():
-                found = tuple(file.get_slice(prefix + name).get_shape())
+                header = file.get_slice(prefix + name)
+                found = tuple(header.get_shape())
                 if found != shape:
                     raise CheckpointError(
                         f"{path}: {name} has shape {found}, config.json asks for {shape}",
-                        hint="config.json and the weights must come from the same model",
+                        hint=MISFIT_HINT,
+                    )
+                if header.get_dtype() not in FLOATS:
+                    raise CheckpointError(
+                        f"{path}: {name} is of kind {header.get_dtype()}", hint=f"supported: {', '.join(FLOATS)}"
                     )
             return {name: file.get_tensor(prefix + name) for name in wanted}
     except (SafetensorError, OSError) as error:

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from diffembed.backbone.checkpoint import CONFIG_FILE, read_config
+from diffembed.backbone.checkpoint import CONFIG_FILE, MISFIT_HINT, parameter_shapes, read_config
 from diffembed.backbone.families import from_hugging_face, to_hugging_face
 from diffembed.backbone.transformer import Backbone
 from diffembed.errors import CheckpointError
@@ -41,7 +41,7 @@ def unpack_weights(packed: dict[str, Tensor]) -> dict[str, Tensor]:
     """The fp32 weights of `pack_weights`.
 
     Raises:
-        CheckpointError: A matrix has no scale or one of another shape.
+        CheckpointError: A matrix has no scale or one of another shape, or a weight is no number of either kind.
     """
     weights = {}
     for name, tensor in packed.items():
@@ -49,10 +49,13 @@ def unpack_weights(packed: dict[str, Tensor]) -> dict[str, Tensor]:
             continue
         if tensor.dtype == torch.int8:
             scale = packed.get(name + SCALE_SUFFIX)
-            if scale is None or scale.shape != (len(tensor), 1):
+            is_matrix = tensor.dim() == 2 and scale is not None and scale.is_floating_point()
+            if scale is None or not is_matrix or scale.shape != (len(tensor), 1):
                 raise CheckpointError(f"the packed weight {name} has no scale that fits", hint="copy the file again")
             tensor = tensor.float() * scale
-        weights[name] = tensor
+        if not tensor.is_floating_point():
+            raise CheckpointError(f"the packed weight {name} is of kind {tensor.dtype}", hint="copy the file again")
+        weights[name] = tensor.float()
     return weights
 
 
@@ -77,13 +80,12 @@ def load_compact(folder: Path) -> Backbone:
         raise CheckpointError(
             f"{path} is not a readable safetensors file: {error}", hint="it may be cut short; copy it again"
         ) from None
-    with torch.device("meta"):
-        wanted = {name: tuple(p.shape) for name, p in Backbone(config).named_parameters()}
+    wanted = parameter_shapes(config, path, len(weights))
     found = {name: tuple(weight.shape) for name, weight in weights.items()}
     if found != wanted:
         wrong = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
         raise CheckpointError(
             f"{path} does not fit config.json: {len(wrong)} weights differ, {wrong[0]} among them",
-            hint="config.json and the weights must come from the same model",
+            hint=MISFIT_HINT,
         )
     return Backbone.from_weights(config, weights).eval()

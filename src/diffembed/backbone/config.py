@@ -10,6 +10,8 @@ Direction = Literal["both", "forward", "backward"]
 DIRECTIONS: tuple[Direction, ...] = ("both", "forward", "backward")
 
 _COUNTS = ("vocab_size", "width", "num_layers", "num_heads", "num_kv_heads", "head_width", "mlp_width", "max_positions")
+# Far above any model, and the product of three of them still fits 64 bits; rotary tables of so many rows fit memory.
+MAX_COUNT = 2**20
 _HINT = "mend the recipe, or the config.json that the shape comes from"
 
 
@@ -38,8 +40,8 @@ class BackboneConfig:
 
     def __post_init__(self) -> None:
         for name in _COUNTS:
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}", hint=_HINT)
+            if not 1 <= getattr(self, name) <= MAX_COUNT:
+                raise ConfigError(f"{name} must be 1 to {MAX_COUNT:,}, got {getattr(self, name)}", hint=_HINT)
         if self.num_heads % self.num_kv_heads:
             raise ConfigError(
                 f"num_heads must be a multiple of num_kv_heads, got {self.num_heads} and {self.num_kv_heads}",

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from diffembed.backbone.config import BackboneConfig, Direction
-from diffembed.errors import CheckpointError
+from diffembed.errors import CheckpointError, ConfigError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,6 +35,16 @@ KEYS = {
     "mlp_width": "intermediate_size",
     "max_positions": "max_position_embeddings",
     "norm_eps": "rms_norm_eps",
+}
+
+
+# What we compute, whatever else these keys may ask for. An untied head (`tie_word_embeddings`) plays no part here.
+SUPPORTED = {
+    "hidden_act": "silu",
+    "attention_bias": False,
+    "rope_scaling": None,
+    "use_sliding_window": False,
+    "quantization_config": None,
 }
 
 
@@ -91,8 +101,11 @@ def from_hugging_face(data: dict[str, Any], direction: Direction | None = None) 
     missing = [theirs for theirs in KEYS.values() if theirs not in data]
     if missing:
         raise CheckpointError(f"config.json lacks {', '.join(missing)}", hint="restore the file")
-    _refuse(data, {"hidden_act": "silu", "attention_bias": False, "rope_scaling": None, "use_sliding_window": False})
-    rope = data.get("rope_parameters") or {}
+    _refuse(data, SUPPORTED)
+    rope = data.get("rope_parameters")
+    rope = {} if rope is None else rope
+    if not isinstance(rope, dict):
+        raise CheckpointError(f"config.json has rope_parameters = {rope!r}", hint="they must be an object")
     if rope.get("rope_type", "default") != "default":
         raise CheckpointError(f"config.json has rope_type {rope['rope_type']!r}", hint="only `default` is supported")
     theta = rope.get("rope_theta", data.get("rope_theta"))
@@ -109,15 +122,20 @@ def from_hugging_face(data: dict[str, Any], direction: Direction | None = None) 
         raise CheckpointError(
             f"config.json holds a fraction where a count belongs: {', '.join(fractions)}", hint="restore the file"
         )
-    values["norm_eps"] = float(values["norm_eps"])
     found = direction or _direction(data, family)
     try:
-        return family, BackboneConfig(**values, rope_theta=float(theta), direction=found)
-    except ValueError as error:
-        raise CheckpointError(f"config.json cannot be used: {error}", hint="restore the file") from None
+        values["norm_eps"], theta = float(values["norm_eps"]), float(theta)
+        return family, BackboneConfig(**values, rope_theta=theta, direction=found)
+    except OverflowError:  # an integer that is no float
+        raise CheckpointError("config.json has a number beyond all reason", hint="restore the file") from None
+    except ConfigError as error:
+        raise CheckpointError(f"config.json cannot be used: {error.message}", hint="restore the file") from None
 
 
 def _direction(data: dict[str, Any], family: Family) -> Direction:
+    for key in ("is_causal", "use_bidirectional_attention"):
+        if not isinstance(data.get(key), bool | None):
+            raise CheckpointError(f"config.json has {key} = {data[key]!r}", hint="allowed: true, false, null")
     if data.get("use_bidirectional_attention") or data.get("is_causal") is False:
         return "both"
     return "forward" if data.get("is_causal") else family.direction

@@ -1,7 +1,9 @@
 """`diffembed embed`: texts to vectors."""
 
 import json
+import os
 import sys
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -38,19 +40,24 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="Print one object a text: text and vector.")] = False,
 ) -> None:
     """Turn texts into vectors."""
-    rows = _read_texts(texts or [], source)
+    rows = _read_texts([_as_utf8(text) for text in texts or []], source)
     if out is not None and out.suffix != ".npy":
-        raise ConfigError(f"--out must name a .npy file, got {out}", hint=f"--out {out.with_suffix('.npy')}")
+        raise ConfigError(f"--out must name a .npy file, got {str(out)!r}", hint="for example --out vectors.npy")
     if out is not None and not out.parent.is_dir():
         raise DataError(f"there is no folder {out.parent} for --out", hint="make it first")
     if instruction is not None and role != "query":
         raise ConfigError("--instruction belongs to queries, and the role is document", hint="add --role query")
+    if instruction is not None:
+        instruction = _as_utf8(instruction)
 
     from diffembed import hardware
     from diffembed.embedder import Embedder
 
     hardware.limit_threads()
-    encoded = Embedder.load(model).embed(rows, role=role, instruction=instruction, dims=dims, overflow=overflow)
+    embedder = Embedder.load(model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # that texts were cut is said below
+        encoded = embedder.embed(rows, role=role, instruction=instruction, dims=dims, overflow=overflow)
     if out is not None:
         _write_array(out, encoded.vectors)
     if as_json:
@@ -59,10 +66,24 @@ def command(
     elif out is None:
         _print_table(rows, encoded.vectors)
     report = encoded.report
+    cut = f" to {embedder.max_tokens} tokens" if report.truncated else ""
     talk(
-        f"{report.texts} texts, {report.tokens} tokens, {report.truncated} truncated, {report.windows} windows, "
+        f"{report.texts} texts, {report.tokens} tokens, {report.truncated} truncated{cut}, {report.windows} windows, "
         f"{report.seconds:.2f} s"
     )
+
+
+def _as_utf8(text: str) -> str:
+    """An argument that Python could not read in the terminal's encoding, as UTF-8 if it is that (LC_ALL=C)."""
+    try:
+        text.encode()
+        return text
+    except UnicodeEncodeError:
+        pass
+    try:
+        return os.fsencode(text).decode("utf-8")
+    except UnicodeError:
+        return text  # refused by whoever reads it
 
 
 def _read_texts(texts: list[str], source: str | None) -> list[str]:
@@ -72,6 +93,10 @@ def _read_texts(texts: list[str], source: str | None) -> list[str]:
         if not texts:
             raise ConfigError("there is no text to embed", hint="name texts, or --input FILE (- reads stdin)")
         return texts
+    if source == "-" and sys.stdin is None:
+        raise DataError("stdin is closed", hint="pipe the texts in, or name a file")
+    if not source or "\0" in source:
+        raise ConfigError(f"no file can be named {source!r}", hint="check the path")
     name = "stdin" if source == "-" else source
     try:
         data = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 NARROW = 72
 """Terminals with fewer columns show the searches one below the other."""
+LEAST_WIDTH = 20
+"""Columns that are taken for granted, whatever COLUMNS says: a score, and a few letters of a name."""
 GAP = 2
 """Columns between two searches."""
 
@@ -32,6 +34,8 @@ def render(answer: Answer, console: "Console | None" = None) -> None:
     if console is None:
         is_sized = sys.stdout.isatty() or "COLUMNS" in os.environ
         console = Console(width=None if is_sized else 100)
+    if console.width < LEAST_WIDTH:
+        console.width = LEAST_WIDTH
     is_narrow = console.width < NARROW
     width = console.width if is_narrow else (console.width - GAP * (len(MODES) - 1)) // len(MODES)
     columns = [

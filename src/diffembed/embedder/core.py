@@ -3,9 +3,8 @@
 import os
 import time
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from diffembed.backbone.compact import pack_weights, unpack_weights
 from diffembed.backbone.fused import FusedBackbone
 from diffembed.embedder import folder
 from diffembed.embedder.layout import OVERFLOWS, Layout, Overflow, batches, lay_out, read_chunks, token_rows
-from diffembed.embedder.model import Model
+from diffembed.embedder.model import Golden, Model
 from diffembed.embedder.report import Encoded, Report
 from diffembed.errors import CheckpointError, ConfigError
 from diffembed.hardware import default_device, default_dtype
@@ -41,13 +40,19 @@ GOLDEN_TEXTS: tuple[tuple[Role, str], ...] = (
     ("document", " ".join(str(number) for number in range(1_000))),
 )
 GOLDEN_DECIMALS = 7
+# Of these as many are replayed whenever a folder is loaded; bf16 gives 0.9999, another tokenizer next to nothing.
+NUM_REPLAYED = 2
+LEAST_COSINE = 0.99
+# Shorter means have no direction: F.normalize divides by no less.
+LEAST_NORM = 1e-12
 
 
 class Embedder:
     """Turns texts into vectors of unit length with a backbone that reads each text on its own.
 
     A text's vector is the mean of its token states after the final norm, scaled to unit length. Its prompt is read
-    but not counted; the EOS that ends it is. It doesn't depend on the other texts of a call.
+    but not counted; the EOS that ends it is. It doesn't depend on the other texts of a call. A special token written
+    out in a text (`<|eos|>`) is read as that token, as sentence-transformers does.
 
     Use `load` or `from_backbone` to make one.
     """
@@ -84,7 +89,9 @@ class Embedder:
             raise ConfigError(f"direction is {direction!r}", hint=f"allowed: {', '.join(DIRECTIONS)}")
         on = _device(device)
         as_type = _dtype(dtype, on)
-        return cls(folder.read_model(folder.find(name), direction), dtype=as_type, device=on)
+        embedder = cls(folder.read_model(folder.find(name), direction), dtype=as_type, device=on)
+        embedder._replay(embedder._model.golden[:NUM_REPLAYED])
+        return embedder
 
     @classmethod
     def from_backbone(
@@ -226,7 +233,7 @@ class Embedder:
         Raises:
             ConfigError: An argument cannot be used.
             DataError: A text is no string, or in mode `error` empty or too long.
-            CheckpointError: The model gave no finite numbers.
+            CheckpointError: The model gave numbers that make no vector.
         """
         started = time.perf_counter()
         check_readout(dims, precision, width=self.dims)
@@ -262,13 +269,13 @@ class Embedder:
         texts are written with it, so that any later copy can be checked.
 
         Args:
-            path: A new or empty folder, or one that holds nothing but a model, which is replaced.
+            path: A new or empty folder, or one that holds nothing but what `save` wrote, which is replaced.
             weights: `float32`, or `int8` for a quarter of the space, which only diffembed reads.
 
         Raises:
             CheckpointError: The folder holds something else or cannot be written, or no other library could tell the
                 model's direction (backward).
-            ConfigError: `weights` is unknown.
+            ConfigError: `weights` is unknown, or `path` is neither string nor path.
         """
         if weights not in folder.WEIGHTS:
             raise ConfigError(f"weights is {weights!r}", hint=f"allowed: {', '.join(folder.WEIGHTS)}")
@@ -280,10 +287,20 @@ class Embedder:
         golden = [
             {"role": role, "text": text, "vector": exact._golden_vector(text, role)} for role, text in GOLDEN_TEXTS
         ]
-        folder.write_model(model, Path(path), golden, weights)
+        folder.write_model(model, path, golden, weights)
 
     def _golden_vector(self, text: str, role: Role) -> list[float]:
         return self.embed([text], role).vectors[0].astype(float).round(GOLDEN_DECIMALS).tolist()
+
+    def _replay(self, golden: Sequence[Golden]) -> None:
+        """See that texts which were saved with the model have the vectors that they had then."""
+        for role, text, vector in golden:
+            cosine = float(self.embed([text], role).vectors[0] @ np.array(vector, np.float32))
+            if not cosine >= LEAST_COSINE:
+                raise CheckpointError(
+                    f"the model gives another vector than it was saved with for {text!r} (cosine {cosine:.3f})",
+                    hint="its files were changed or mixed up; copy the folder again",
+                )
 
     def _prompt(self, role: Role | None, instruction: str | None) -> str:
         if role is not None and role not in ROLES:
@@ -303,11 +320,13 @@ class Embedder:
             states_TD = self._engine(pack([piece.ids for piece in batch], self.device))
             pool.add(states_TD, torch.from_numpy(token_rows(batch)).to(self.device))
         means_ND = pool.means()
-        is_finite_N = means_ND.isfinite().all(dim=-1)
-        if not bool(is_finite_N.all()):
-            number = first + int(is_finite_N.logical_not().nonzero()[0])
+        norms_N = means_ND[:, :dims].norm(dim=-1)
+        is_sound_N = means_ND.isfinite().all(dim=-1) & norms_N.isfinite() & (norms_N > LEAST_NORM)
+        if not bool(is_sound_N.all()):
+            number = first + int(is_sound_N.logical_not().nonzero()[0])
             raise CheckpointError(
-                f"the model gave no finite vector for text {number}", hint="its weights are damaged; copy them again"
+                f"the model gave no finite vector with a direction for text {number}",
+                hint="its weights are damaged; copy them again",
             )
         return to_vectors(means_ND, dims).cpu().numpy()
 
@@ -327,8 +346,10 @@ class Embedder:
 
 def _device(device: str | torch.device | None) -> torch.device:
     try:
-        found = torch.device(device or default_device())
+        found = torch.device(default_device() if device is None else device)
         torch.empty(0, device=found)
+        if found.type == "meta":
+            raise TypeError("it holds no numbers")
     except (RuntimeError, AssertionError, TypeError) as error:  # torch without CUDA asserts
         reason = str(error).partition("\n")[0]
         raise ConfigError(f"device {device!r} cannot be used: {reason}", hint="cpu works everywhere") from None

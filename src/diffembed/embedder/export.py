@@ -10,10 +10,11 @@ from typing import Any
 from diffembed.configs import read_json
 from diffembed.embedder.model import Model
 from diffembed.errors import CheckpointError
+from diffembed.text.tokenizer import TOKENIZER_CONFIG_FILE
 
 MODULES_FILE = "modules.json"
 TRANSFORMER_FILE = "sentence_bert_config.json"
-POOLING_FILE = "1_Pooling/config.json"
+POOLING_FILE, NORMALIZE_FILE = "1_Pooling/config.json", "2_Normalize/config.json"
 SETTINGS_FILE = "config_sentence_transformers.json"
 CARD_FILE = "README.md"
 
@@ -89,7 +90,7 @@ def write_export(model: Model, folder: Path) -> None:
     _write_json(folder / MODULES_FILE, MODULES)
     _write_json(folder / TRANSFORMER_FILE, {"max_seq_length": model.max_tokens, "do_lower_case": False})
     _write_json(folder / POOLING_FILE, pooling)
-    _write_json(folder / "2_Normalize" / "config.json", {})
+    _write_json(folder / NORMALIZE_FILE, {})
     _write_json(folder / SETTINGS_FILE, settings)
     (folder / CARD_FILE).write_text(_card(model), encoding="utf-8")
 
@@ -105,7 +106,7 @@ def read_export(folder: Path) -> dict[str, Any] | None:
     try:
         modules = json.loads((folder / MODULES_FILE).read_text(encoding="utf-8"))
         kinds = [module["type"].rsplit(".", 1)[-1] for module in modules]
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{folder / MODULES_FILE} cannot be read: {error}", hint="restore the file") from None
     if kinds != ["Transformer", "Pooling", "Normalize"]:
         raise CheckpointError(
@@ -116,7 +117,15 @@ def read_export(folder: Path) -> dict[str, Any] | None:
     if pooling.get("pooling_mode", "mean") != "mean" or legacy not in ([], ["mean_tokens"]):
         raise CheckpointError(f"{folder / POOLING_FILE} asks for another pooling", hint="only the mean is supported")
     settings = read_json(folder / SETTINGS_FILE) if (folder / SETTINGS_FILE).is_file() else {}
-    prompts = {role: prompt for role, prompt in (settings.get("prompts") or {}).items() if prompt}
+    named = settings.get("prompts")
+    if not isinstance(named, dict | None):
+        raise CheckpointError(f"{folder / SETTINGS_FILE} has prompts {named!r}", hint="they must be an object")
+    prompts = {role: prompt for role, prompt in (named or {}).items() if prompt not in ("", None)}
+    if (default := settings.get("default_prompt_name")) is not None:
+        raise CheckpointError(
+            f"{folder / SETTINGS_FILE} has default_prompt_name {default!r}",
+            hint="only null is supported: a text without a role has no prompt",
+        )
     if prompts and pooling.get("include_prompt", True):
         raise CheckpointError(
             f"{folder / POOLING_FILE} pools the prompt too", hint="only include_prompt false is supported"
@@ -126,11 +135,19 @@ def read_export(folder: Path) -> dict[str, Any] | None:
 
 def _read_limit(folder: Path) -> int | None:
     """Releases since 5.4 keep the limit with the tokenizer; there, a number beyond all reason stands for none."""
-    for name, key in ((TRANSFORMER_FILE, "max_seq_length"), ("tokenizer_config.json", "model_max_length")):
-        limit = read_json(folder / name).get(key) if (folder / name).is_file() else None
-        if isinstance(limit, int) and limit < UNLIMITED:
-            return limit
-    return None
+    transformer = read_json(folder / TRANSFORMER_FILE) if (folder / TRANSFORMER_FILE).is_file() else {}
+    if transformer.get("do_lower_case"):
+        raise CheckpointError(
+            f"{folder / TRANSFORMER_FILE} asks for lower case", hint="only do_lower_case false is supported"
+        )
+    limit, source = transformer.get("max_seq_length"), TRANSFORMER_FILE
+    if limit is None and (folder / TOKENIZER_CONFIG_FILE).is_file():
+        limit, source = read_json(folder / TOKENIZER_CONFIG_FILE).get("model_max_length"), TOKENIZER_CONFIG_FILE
+        if isinstance(limit, int | float) and limit >= UNLIMITED:
+            return None
+    if limit is not None and type(limit) is not int:
+        raise CheckpointError(f"{folder / source} limits texts to {limit!r} tokens", hint="a limit is a whole number")
+    return limit
 
 
 def _card(model: Model) -> str:

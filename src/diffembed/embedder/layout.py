@@ -52,10 +52,14 @@ def read_chunks(texts: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
     Raises:
         DataError: What was passed is no collection of texts, or a text is no Unicode string.
     """
-    if isinstance(texts, str | bytes | Mapping | Set) or not isinstance(texts, Iterable):
+    try:
+        listed = None if isinstance(texts, str | bytes | Mapping | Set) else iter(texts)
+    except TypeError:  # an array without a dimension has an __iter__, and no items
+        listed = None
+    if listed is None:
         raise DataError(f"texts must be a list of strings, got {type(texts).__name__}", hint=LIST_HINT)
     first, chunk, characters = 0, [], 0
-    for number, text in enumerate(texts):
+    for number, text in enumerate(listed):
         _check_text(number, text)
         if chunk and (len(chunk) == CHUNK_TEXTS or characters + len(text) > CHUNK_CHARACTERS):
             yield first, chunk

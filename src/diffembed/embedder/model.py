@@ -1,16 +1,19 @@
 """What makes an embedder, and the checks that its parts fit each other."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from diffembed.backbone import Backbone
-from diffembed.errors import CheckpointError
-from diffembed.text.instructions import DEFAULT_PROMPTS, ROLES
+from diffembed.errors import CheckpointError, DataError
+from diffembed.text.instructions import DEFAULT_PROMPTS, ROLES, Role
 from diffembed.text.tokenizer import SPECIAL_TOKENS, Tokenizer
 
 # A prompt's last token, one of the text, EOS.
 LEAST_TOKENS = 3
+
+Golden = tuple[Role, str, list[float]]
+"""Role, text, and the vector in fp32."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,6 +29,8 @@ class Model:
     """Longest sequence, prompt and EOS included."""
     trained: Mapping[str, Any] = field(default_factory=dict)
     """Facts about the training: recipe, steps, data. JSON values."""
+    golden: Sequence[Golden] = ()
+    """What it gave when it was saved."""
 
     def __post_init__(self) -> None:
         config = self.backbone.config
@@ -48,7 +53,12 @@ class Model:
     def _check_prompt(self, role: str, prompt: Any) -> None:
         if not isinstance(prompt, str):
             raise CheckpointError(f"the prompt of role {role} is {prompt!r}", hint="a prompt is a string")
-        ids = self.tokenizer.encode([prompt])[0]
+        try:
+            ids = self.tokenizer.encode([prompt])[0]
+        except DataError:
+            raise CheckpointError(
+                f"the prompt of role {role} holds half a surrogate pair, which is no Unicode text", hint="write it anew"
+            ) from None
         # Anything else may merge with the text behind it (see text/instructions.py).
         if ids and self.tokenizer.raw.id_to_token(ids[-1]) not in SPECIAL_TOKENS:
             raise CheckpointError(

@@ -17,10 +17,17 @@ def instruction_prompt(instruction: str) -> str:
     """The prompt of a query with an instruction.
 
     Raises:
-        ConfigError: The instruction is not a string.
+        ConfigError: The instruction is not a string, or no Unicode text.
     """
     if not isinstance(instruction, str):
         raise ConfigError(
             f"an instruction must be a string, got {type(instruction).__name__}", hint="say in a sentence what to find"
         )
+    try:
+        instruction.encode()
+    except UnicodeEncodeError:
+        raise ConfigError(
+            "the instruction holds half a surrogate pair, which is no Unicode text",
+            hint="decode its source with errors='replace'",
+        ) from None
     return f"{instruction}{QUERY}"

@@ -8,7 +8,7 @@ from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tok
 from tokenizers import Tokenizer as RawTokenizer
 
 from diffembed.errors import CheckpointError, ConfigError, DataError
-from diffembed.files import replacing, write_whole
+from diffembed.files import write_whole
 
 PAD, EOS, MASK, QUERY = "<|pad|>", "<|eos|>", "<|mask|>", "<|query|>"
 SPECIAL_TOKENS = (PAD, EOS, MASK, QUERY)
@@ -92,8 +92,7 @@ class Tokenizer:
         """Write `tokenizer.json`, then `tokenizer_config.json`; Hugging Face libraries read both."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        with replacing(folder / TOKENIZER_FILE) as temporary:
-            self.raw.save(str(temporary))
+        write_whole(folder / TOKENIZER_FILE, self.raw.to_str(pretty=True))
         config = {
             # Any other class makes transformers 5 rebuild its own pre-tokeniser over ours (field.md T15).
             "tokenizer_class": "PreTrainedTokenizerFast",
