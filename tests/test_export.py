@@ -137,7 +137,7 @@ def test_the_tokenizer_of_transformers_gives_our_ids(folder, ours) -> None:
 
 
 def test_what_tei_and_vllm_ask_for(folder, ours) -> None:
-    """Their documented files, read the way they do (field.md T7)."""
+    """Their documented files, read the way they do."""
     pooling = json.loads((folder / "1_Pooling" / "config.json").read_text())
     for key in ("cls_token", "max_tokens", "mean_sqrt_len_tokens", "weightedmean_tokens", "lasttoken"):
         assert pooling[f"pooling_mode_{key}"] is False

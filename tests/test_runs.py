@@ -111,6 +111,15 @@ def test_another_machine_is_noticed(tmp_path):
     assert again.env_changes == ["torch '2' -> '3'", "threads None -> 2"]
 
 
+def test_changed_data_is_noticed_without_a_flood(tmp_path):
+    before, after = (
+        {"env": {"data": {"a": "1" * 64, "b": "2" * 64}}},
+        {"env": {"data": {"a": "1" * 64, "b": "3" * 64}}},
+    )
+    open_run(tmp_path / "run", **FACTS | before)
+    assert open_run(tmp_path / "run", **FACTS | after, resume=True).env_changes == ["data.b is another"]
+
+
 def test_the_command_can_be_typed_again(tmp_path):
     path = open_run(tmp_path / "run", **FACTS | {"command": ["diffembed", "--out", "a b"]}).path
     assert (path / "command.txt").read_text() == "diffembed --out 'a b'\n"

@@ -16,6 +16,8 @@ from diffembed.errors import ConfigError, RunExistsError
 from diffembed.files import write_whole
 
 CONFIG_FILE, ENV_FILE, LOCK_FILE = "config.json", "env.json", ".lock"
+LONGEST_CHANGE = 80
+"""Characters of a changed value that a message can bear."""
 METRICS_FILE, CHECKPOINTS_FILE = "metrics.jsonl", "checkpoints.jsonl"
 
 
@@ -141,8 +143,16 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
-    return [f"{key} {old.get(key)!r} -> {new.get(key)!r}" for key in keys]
+    """What differs, a line each; of a nested object the keys that differ."""
+    found = []
+    for key in {**old, **new}:
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, dict) and isinstance(after, dict):
+            found += [f"{key}.{line}" for line in _changes(before, after)]
+        elif before != after:
+            values = f" {before!r} -> {after!r}"
+            found.append(key + (values if len(values) < LONGEST_CHANGE else " is another"))
+    return found
 
 
 def _check_same(old: dict[str, Any], new: dict[str, Any], path: Path) -> None:

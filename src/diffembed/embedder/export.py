@@ -71,7 +71,7 @@ def write_export(model: Model, folder: Path) -> None:
     """Write what other libraries need beside config.json, weights and tokenizer."""
     width = model.backbone.config.width
     pooling = {
-        # Both schemas: TEI demands the old keys, sentence-transformers >= 5.4 writes the new ones (field.md T7).
+        # Both schemas: TEI demands the old keys, sentence-transformers >= 5.4 writes the new ones.
         "word_embedding_dimension": width,
         **{f"pooling_mode_{mode}": mode == "mean_tokens" for mode in LEGACY_MODES},
         "embedding_dimension": width,

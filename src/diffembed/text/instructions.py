@@ -9,7 +9,7 @@ Role = Literal["query", "document"]
 ROLES: tuple[Role, ...] = get_args(Role)
 
 # A prompt ends in an added special token with nothing after it. Then its tokens are the same with any text behind it,
-# and other libraries, which count the tokens of the prompt alone, skip exactly those (field.md T14).
+# and other libraries, which count the tokens of the prompt alone, skip exactly those.
 DEFAULT_PROMPTS: dict[str, str] = {"query": QUERY, "document": ""}
 
 

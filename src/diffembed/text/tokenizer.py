@@ -67,7 +67,7 @@ class Tokenizer:
             show_progress=False,
         )
         raw.train_from_iterator(texts, trainer)
-        # Every text ends in EOS, so that an empty one has a state too (field.md T12).
+        # Every text ends in EOS, so that an empty one has a state too.
         eos_id = raw.token_to_id(EOS)
         raw.post_processor = processors.TemplateProcessing(single=f"$A {EOS}", special_tokens=[(EOS, eos_id)])
         return cls(raw)
@@ -94,7 +94,7 @@ class Tokenizer:
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(folder / TOKENIZER_FILE, self.raw.to_str(pretty=True))
         config = {
-            # Any other class makes transformers 5 rebuild its own pre-tokeniser over ours (field.md T15).
+            # Any other class makes transformers 5 rebuild its own pre-tokeniser over ours.
             "tokenizer_class": "PreTrainedTokenizerFast",
             "pad_token": PAD,
             "eos_token": EOS,

@@ -68,7 +68,7 @@ def say(message: str) -> None:
 def announce(run: Run, message: str) -> None:
     """Say what is about to begin, and what has changed since a resumed run was begun."""
     if run.env_changes:
-        say(f"another machine than the run was begun on ({'; '.join(run.env_changes)}): the last bits may differ")
+        say(f"not as when the run was begun ({'; '.join(run.env_changes)}): the rest may differ")
     say(message)
 
 
