@@ -12,8 +12,9 @@ from torch import Tensor
 from diffembed.backbone.config import Direction
 from diffembed.backbone.packed import LengthGroup
 
-# Longest sequence for which training on a CPU keeps its attention weights. torch 2.13's fused kernel spends 2-3 times
-# as long on forward and backward at 128-512 tokens; beyond this the kept weights (2 bytes x H x L per token) cost more.
+# Longest sequence for which training on a CPU keeps its attention weights. torch 2.13's fused kernel takes about twice
+# as long for forward and backward at 512 tokens (LOG.md); beyond this the kept weights, 2 bytes x H x L per token, cost
+# more.
 KEPT_WEIGHTS_MAX_LENGTH = 1024
 
 

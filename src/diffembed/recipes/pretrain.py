@@ -36,7 +36,7 @@ def smoke() -> PretrainConfig:
 def builtin() -> PretrainConfig:
     """The model that ships in the wheel: 12.6M parameters, context 512, 52M tokens of masked diffusion.
 
-    `diffembed pretrain builtin --data DIR --out DIR`; 2.3 hours on 2 CPU cores with AVX512-BF16 (records/builtin.md).
+    `diffembed pretrain builtin --data DIR --out DIR`; about 2.4 hours on 2 quiet CPU cores with AVX512-BF16.
     """
     return PretrainConfig(
         backbone=BackboneConfig(
