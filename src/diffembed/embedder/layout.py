@@ -7,6 +7,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from diffembed.backbone.packed import split_by_tokens
 from diffembed.errors import ConfigError, DataError
 from diffembed.readout import SKIPPED
 from diffembed.text.windows import cut_windows
@@ -117,16 +118,9 @@ def lay_out(
 
 def batches(pieces: Sequence[Piece], budget: int) -> Iterator[list[Piece]]:
     """Sort by length and cut into batches of at most `budget` tokens; a longer piece is a batch of its own."""
-    batch: list[Piece] = []
-    tokens = 0
-    for piece in sorted(pieces, key=lambda piece: len(piece.ids)):
-        if batch and tokens + len(piece.ids) > budget:
-            yield batch
-            batch, tokens = [], 0
-        batch.append(piece)
-        tokens += len(piece.ids)
-    if batch:
-        yield batch
+    by_length = sorted(pieces, key=lambda piece: len(piece.ids))
+    for rows in split_by_tokens([len(piece.ids) for piece in by_length], budget):
+        yield by_length[rows]
 
 
 def token_rows(batch: Sequence[Piece]) -> NDArray[np.int64]:
