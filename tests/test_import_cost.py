@@ -4,6 +4,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib import import_module
+
+import pytest
 
 HEAVY = ("torch", "numpy", "transformers", "tokenizers", "safetensors", "bm25s", "rich", "scipy")
 TRIES = 3
@@ -39,6 +42,39 @@ def test_public_names_come_when_asked_for() -> None:
 
     assert diffembed.Embedder is Embedder
     assert set(diffembed.__all__) <= set(dir(diffembed))
+
+
+@pytest.mark.parametrize("package", ["diffembed.backbone", "diffembed.embedder"])
+def test_names_of_a_lazy_package_come_when_asked_for(package: str) -> None:
+    module = import_module(package)
+    for name in module.__all__:
+        assert getattr(module, name) is not None
+    assert set(module.__all__) <= set(dir(module))
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = module.nothing
+
+
+def test_finding_a_model_brings_nothing_heavy() -> None:
+    code = """
+import sys
+from diffembed.backbone import DIRECTIONS, BackboneConfig, Direction
+from diffembed.embedder.locate import find, fingerprint
+fingerprint(find("builtin"))
+print(*sys.modules)
+"""
+    assert set(HEAVY).isdisjoint(run(code).split())
+
+
+def test_a_quick_query_brings_no_torch() -> None:
+    code = """
+import sys
+from diffembed.embedder.locate import find
+from diffembed.embedder.quick import QuickEncoder
+encoder = QuickEncoder.open(find("builtin"))
+assert encoder.encode_query(["how do I copy a folder?"]).shape == (1, encoder.dims)
+print(*sys.modules)
+"""
+    assert {"torch", "transformers", "scipy", "bm25s", "rich"}.isdisjoint(run(code).split())
 
 
 def test_help_is_fast_and_light() -> None:

@@ -13,7 +13,7 @@ BANNED_MODULES = {"pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib"
 BANNED_NETWORK = {"socket", "urllib", "http", "requests", "httpx", "aiohttp", "ftplib"}
 BANNED_CALLS = {"eval", "exec", "compile", "torch.load", "np.load", "numpy.load", "torch.save"}
 # The one place that may reach a hub, and only when an id is named.
-HUB = PACKAGE / "embedder" / "folder.py"
+HUB = PACKAGE / "embedder" / "locate.py"
 
 
 def imported(tree: ast.AST) -> set[str]:

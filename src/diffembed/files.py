@@ -3,6 +3,7 @@
 import hashlib
 import os
 import secrets
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -49,3 +50,12 @@ def folder_digest(folder: Path, patterns: Sequence[str] = ("*",)) -> str:
         name = path.relative_to(folder).as_posix()
         digest.update(f"{name}\0{file_digest(path)}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()[:16]
+
+
+def cache_folder() -> Path:
+    """Where this user's rebuildable files go (XDG_CACHE_HOME, or what the platform uses instead)."""
+    if root := os.environ.get("XDG_CACHE_HOME"):
+        return Path(root) / "diffembed"
+    if sys.platform == "win32" and (root := os.environ.get("LOCALAPPDATA")):
+        return Path(root) / "diffembed" / "cache"
+    return Path.home() / ("Library/Caches" if sys.platform == "darwin" else ".cache") / "diffembed"

@@ -1,9 +1,12 @@
 """Transformers that turn token ids into hidden states, looking both ways, forward or backward."""
 
-from diffembed.backbone.checkpoint import load_backbone, save_backbone
-from diffembed.backbone.config import DIRECTIONS, BackboneConfig, Direction
-from diffembed.backbone.packed import PackedBatch, pack
-from diffembed.backbone.transformer import Backbone
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from diffembed.backbone.checkpoint import load_backbone, save_backbone
+    from diffembed.backbone.config import DIRECTIONS, BackboneConfig, Direction
+    from diffembed.backbone.packed import PackedBatch, pack
+    from diffembed.backbone.transformer import Backbone
 
 __all__ = [
     "DIRECTIONS",
@@ -15,3 +18,29 @@ __all__ = [
     "pack",
     "save_backbone",
 ]
+
+# Looked up on first use (PEP 562): a backbone's shape, and the numpy engine, must not cost the import of torch.
+_HOMES = {
+    "DIRECTIONS": "diffembed.backbone.config",
+    "Backbone": "diffembed.backbone.transformer",
+    "BackboneConfig": "diffembed.backbone.config",
+    "Direction": "diffembed.backbone.config",
+    "PackedBatch": "diffembed.backbone.packed",
+    "load_backbone": "diffembed.backbone.checkpoint",
+    "pack": "diffembed.backbone.packed",
+    "save_backbone": "diffembed.backbone.checkpoint",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value  # the next look-up does not come here
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

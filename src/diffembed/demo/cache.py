@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
@@ -13,10 +12,13 @@ import numpy as np
 
 from diffembed.data.docstrings import Passage, library_digest, read_docstrings
 from diffembed.demo.answers import Demo, OnProgress, assemble, build_demo, document
-from diffembed.files import folder_digest, write_whole
+from diffembed.embedder.locate import fingerprint
+from diffembed.files import cache_folder, write_whole
 
 if TYPE_CHECKING:
     from diffembed.embedder import Embedder
+
+model_digest = fingerprint
 
 SAME_VECTOR = 0.999
 """Cosine above which a cached vector counts as this model's: between bf16 in another batch and another model."""
@@ -62,20 +64,6 @@ def open_demo(
     except OSError as error:
         say(f"can't keep the vectors in {path.parent} ({error.strerror or error}): they will be made again next time")
     return demo
-
-
-def model_digest(folder: Path) -> str:
-    """A short hash of all that makes a model's vectors: its weights and JSON files."""
-    return folder_digest(folder, ["*.safetensors", "*.json"])
-
-
-def cache_folder() -> Path:
-    """Where this user's rebuildable files go (XDG_CACHE_HOME, or what the platform uses instead)."""
-    if root := os.environ.get("XDG_CACHE_HOME"):
-        return Path(root) / "diffembed"
-    if sys.platform == "win32" and (root := os.environ.get("LOCALAPPDATA")):
-        return Path(root) / "diffembed" / "cache"
-    return Path.home() / ("Library/Caches" if sys.platform == "darwin" else ".cache") / "diffembed"
 
 
 def _size(demo: Demo) -> str:

@@ -3,8 +3,9 @@
 import os
 import time
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from diffembed.backbone import DIRECTIONS, Backbone, Direction, pack
 from diffembed.backbone.compact import pack_weights, unpack_weights
 from diffembed.backbone.fused import FusedBackbone
 from diffembed.embedder import folder
+from diffembed.embedder.chunks import Chunk, Chunks, lay_out_chunks
 from diffembed.embedder.layout import OVERFLOWS, Layout, Overflow, batches, lay_out, read_chunks, token_rows
 from diffembed.embedder.model import Golden, Model
 from diffembed.embedder.report import Encoded, Report
@@ -61,6 +63,8 @@ class Embedder:
         self._model = model
         self._engine = FusedBackbone(model.backbone, dtype=dtype, device=device)
         self._has_warned = False
+        self.folder: Path | None = None
+        """From which it was loaded; None for one that was made in memory."""
         self.last_report: Report | None = None
         """Of the latest `encode*` call. Use `embed` where several threads share an embedder."""
 
@@ -89,7 +93,9 @@ class Embedder:
             raise ConfigError(f"direction is {direction!r}", hint=f"allowed: {', '.join(DIRECTIONS)}")
         on = _device(device)
         as_type = _dtype(dtype, on)
-        embedder = cls(folder.read_model(folder.find(name), direction), dtype=as_type, device=on)
+        found = folder.find(name)
+        embedder = cls(folder.read_model(found, direction), dtype=as_type, device=on)
+        embedder.folder = found
         embedder._replay(embedder._model.golden[:NUM_REPLAYED])
         return embedder
 
@@ -204,6 +210,12 @@ class Embedder:
         """Vectors of what is searched. See `embed`."""
         return self._remember(self.embed(texts, "document", dims=dims, precision=precision, overflow=overflow))
 
+    def encode_chunks(self, document: str, chunk_tokens: int = 256) -> list[Chunk]:
+        """A document's contextual chunks, in order; no text is left out. See `embed_chunks`."""
+        chunks = self.embed_chunks(document, chunk_tokens)
+        self.last_report = chunks.report
+        return [Chunk(vector, *span) for vector, span in zip(chunks.vectors, chunks.spans, strict=True)]
+
     def embed(
         self,
         texts: Iterable[str],
@@ -262,6 +274,51 @@ class Embedder:
         self._warn_once(report)
         return Encoded(vectors=np.concatenate(parts), report=report)
 
+    def embed_chunks(
+        self,
+        document: str,
+        chunk_tokens: int = 256,
+        *,
+        headings: Sequence[int] = (),
+        contextual: bool = True,
+        dims: int | None = None,
+    ) -> Chunks:
+        """Cut a document into chunks and turn each into a vector. On a CPU the same document gives the same bits.
+
+        Args:
+            document: A text of any length. An empty one has no chunk; white space alone is text.
+            chunk_tokens: Most tokens of a chunk, from 8 to what fits into `max_tokens` with prompt and EOS.
+            headings: Characters where a section begins, ascending; a chunk ends there rather than elsewhere.
+            contextual: The document is read as a whole, as `embed` reads it (in windows over the limit), and a chunk is
+                the mean of its own tokens; the EOS counts for the last one. Otherwise `embed` reads each chunk alone.
+            dims: Keep the first dims, then scale to unit length again.
+
+        Returns:
+            The chunks' spans in characters and vectors, and the report. A single chunk has the vector that `embed`
+            gives to the document.
+
+        Raises:
+            ConfigError: An argument cannot be used.
+            DataError: The document is no Unicode string.
+            CheckpointError: The model gave numbers that make no vector.
+        """
+        started = time.perf_counter()
+        check_readout(dims, "float32", width=self.dims)
+        layout = lay_out_chunks(
+            document,
+            self.tokenizer,
+            prompt=self.tokenizer.encode([self._prompt("document", None)])[0],
+            max_tokens=self.max_tokens,
+            chunk_tokens=chunk_tokens,
+            headings=headings,
+        )
+        if layout.spans and not contextual:
+            encoded = self.embed([document[start:end] for start, end in layout.spans], dims=dims)
+            report = replace(encoded.report, seconds=time.perf_counter() - started)
+            return Chunks(spans=layout.spans, vectors=encoded.vectors, report=report)
+        vectors = self._pooled(layout.batches(self._batch_tokens), len(layout.spans), dims, "chunk", 0)
+        return Chunks(spans=layout.spans, vectors=vectors, report=layout.report(time.perf_counter() - started))
+
     def save(self, path: str | os.PathLike[str], *, weights: folder.Weights = "float32") -> None:
         """Write a model folder, whole or not at all.
 
@@ -311,21 +368,37 @@ class Embedder:
             raise ConfigError(f"an instruction belongs to queries, and the role is {role}", hint="use encode_query")
         return instruction_prompt(instruction)
 
-    @torch.inference_mode()
+    @property
+    def _batch_tokens(self) -> int:
+        return CPU_BATCH_TOKENS if self.device.type == "cpu" else GPU_BATCH_TOKENS
+
     def _vectors(self, layout: Layout, first: int, dims: int | None) -> NDArray[np.float32]:
-        pool = MeanPool(layout.texts, self.dims, self.device)
-        budget = CPU_BATCH_TOKENS if self.device.type == "cpu" else GPU_BATCH_TOKENS
-        for batch in batches(layout.pieces, budget):
+        parts = batches(layout.pieces, self._batch_tokens)
+        read = (([piece.ids for piece in batch], token_rows(batch)) for batch in parts)
+        return self._pooled(read, layout.texts, dims, "text", first)
+
+    @torch.inference_mode()
+    def _pooled(
+        self,
+        read: Iterator[tuple[list[list[int]], NDArray[np.int64]]],
+        num_rows: int,
+        dims: int | None,
+        unit: str,
+        first: int,
+    ) -> NDArray[np.float32]:
+        """One vector per row, of sequences sorted by length and the row of each of their tokens."""
+        pool = MeanPool(num_rows, self.dims, self.device)
+        for sequences, rows_T in read:
             # Sorted by length, so packing keeps their order.
-            states_TD = self._engine(pack([piece.ids for piece in batch], self.device))
-            pool.add(states_TD, torch.from_numpy(token_rows(batch)).to(self.device))
+            states_TD = self._engine(pack(sequences, self.device))
+            pool.add(states_TD, torch.from_numpy(rows_T).to(self.device))
         means_ND = pool.means()
         norms_N = means_ND[:, :dims].norm(dim=-1)
         is_sound_N = means_ND.isfinite().all(dim=-1) & norms_N.isfinite() & (norms_N > LEAST_NORM)
         if not bool(is_sound_N.all()):
             number = first + int(is_sound_N.logical_not().nonzero()[0])
             raise CheckpointError(
-                f"the model gave no finite vector with a direction for text {number}",
+                f"the model gave no finite vector with a direction for {unit} {number}",
                 hint="its weights are damaged; copy them again",
             )
         return to_vectors(means_ND, dims).cpu().numpy()

@@ -1,8 +1,7 @@
-"""Model folders: found by name, read with every check, written whole or not at all."""
+"""Model folders: read with every check, written whole or not at all."""
 
 import json
 import os
-import re
 import shutil
 import threading
 from collections.abc import Callable, Sequence
@@ -12,21 +11,26 @@ from typing import Any, Literal, get_args
 
 from safetensors import SafetensorError
 
-from diffembed import builtin
 from diffembed.backbone import Backbone, Direction, load_backbone, save_backbone
 from diffembed.backbone.checkpoint import CONFIG_FILE, WEIGHTS_FILE
 from diffembed.backbone.compact import COMPACT_FILE, load_compact, save_compact
 from diffembed.configs import read_json
 from diffembed.embedder import export
-from diffembed.embedder.model import Golden, Model
-from diffembed.errors import CheckpointError, ConfigError, MissingExtraError
+from diffembed.embedder.locate import checked_path
+from diffembed.embedder.locate import find as find
+from diffembed.embedder.model import Model
+from diffembed.embedder.sidecar import (
+    FORMAT,
+    POOLING,
+    SIDECAR_FILE,
+    check_digests,
+    is_same,
+    read_golden,
+    read_sidecar,
+)
+from diffembed.errors import CheckpointError, ConfigError
 from diffembed.files import file_digest, temporary_sibling
-from diffembed.text.instructions import ROLES
 from diffembed.text.tokenizer import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE, Tokenizer
-
-SIDECAR_FILE = "diffembed.json"
-FORMAT = 1
-POOLING = "mean"
 
 Weights = Literal["float32", "int8"]
 WEIGHTS: tuple[Weights, ...] = get_args(Weights)
@@ -44,33 +48,6 @@ OWN_ENTRIES = frozenset(
 HASHED_FILES = (TOKENIZER_FILE, WEIGHTS_FILE, COMPACT_FILE, export.CARD_FILE)
 # Threads take turns, since each looks at what another may be replacing.
 _SAVING = threading.Lock()
-NAME_HINT = "name `builtin`, a folder, or a hub id (owner/name)"
-HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
-# Nothing that could hold code or pickle.
-HUB_PATTERNS = ["*.json", "*.safetensors"]
-
-
-def find(name: str | os.PathLike[str]) -> Path:
-    """The folder that a name stands for: `builtin`, a folder, or a hub id (which is downloaded).
-
-    Raises:
-        CheckpointError: There is no such model.
-        ConfigError: The name is no string and no path.
-        MissingExtraError: A hub id, and no hub client is installed.
-    """
-    path = _path(name, NAME_HINT)
-    if name == "builtin":
-        return builtin.folder()
-    try:
-        if path.is_dir():
-            return path
-        if path.exists():
-            raise CheckpointError(f"{name} is a file, not a model folder", hint="name the folder that it lies in")
-    except OSError as error:
-        raise CheckpointError(f"{name} cannot be read: {error.strerror or error}", hint=NAME_HINT) from None
-    if isinstance(name, str) and HUB_ID.fullmatch(name):
-        return _download(name)
-    raise CheckpointError(f"there is no model folder {name}", hint=NAME_HINT)
 
 
 def read_model(folder: Path, direction: Direction | None = None) -> Model:
@@ -89,10 +66,10 @@ def read_model(folder: Path, direction: Direction | None = None) -> Model:
     tokenizer = Tokenizer.load(folder)
     limit = backbone.config.max_positions
     if (folder / SIDECAR_FILE).is_file():
-        sidecar = _read_sidecar(folder / SIDECAR_FILE, backbone)
-        _check_digests(folder, sidecar, [TOKENIZER_FILE, COMPACT_FILE if is_compact else WEIGHTS_FILE])
+        sidecar = read_sidecar(folder / SIDECAR_FILE, backbone.config)
+        check_digests(folder, sidecar, [TOKENIZER_FILE, COMPACT_FILE if is_compact else WEIGHTS_FILE])
         facts: dict[str, Any] = {key: sidecar.get(key) for key in ("prompts", "max_tokens", "trained")}
-        facts["golden"] = _read_golden(folder / SIDECAR_FILE, sidecar)
+        facts["golden"] = read_golden(folder / SIDECAR_FILE, sidecar)
     else:
         facts = export.read_export(folder) or {"prompts": {}, "max_tokens": limit}
         facts["max_tokens"] = limit if facts["max_tokens"] is None else facts["max_tokens"]
@@ -115,7 +92,7 @@ def write_model(model: Model, name: str | os.PathLike[str], golden: Sequence[dic
         CheckpointError: The folder holds something else, or cannot be written.
         ConfigError: It is not named by a string or a path.
     """
-    path = _path(name, "name a new folder, or an empty one")
+    path = checked_path(name, "name a new folder, or an empty one")
 
     def write(target: Path) -> None:
         ids = {"pad_id": model.tokenizer.pad_id, "eos_id": model.tokenizer.eos_id}
@@ -150,71 +127,6 @@ def write_model(model: Model, name: str | os.PathLike[str], golden: Sequence[dic
         raise CheckpointError(f"cannot write {path}: {reason}", hint="check the path and the disk") from None
 
 
-def _path(name: str | os.PathLike[str], hint: str) -> Path:
-    if not isinstance(name, str | os.PathLike) or not isinstance(os.fspath(name), str):
-        raise ConfigError(f"a model is named by a string or a path, got {type(name).__name__}", hint=hint)
-    if not os.fspath(name) or "\0" in os.fspath(name):
-        raise ConfigError(f"no model can be named {os.fspath(name)!r}", hint=hint)
-    try:
-        return Path(name).expanduser()
-    except RuntimeError:
-        raise CheckpointError(f"there is no home folder for {name}", hint=hint) from None
-
-
-def _read_sidecar(path: Path, backbone: Backbone) -> dict[str, Any]:
-    data = read_json(path)
-    if not _is_same(data.get("format"), FORMAT):
-        raise CheckpointError(
-            f"{path} has format {data.get('format')!r}, this release reads {FORMAT}", hint="upgrade diffembed"
-        )
-    config = backbone.config
-    for key, ours in {"direction": config.direction, "dims": config.width, "pooling": POOLING}.items():
-        if not _is_same(data.get(key), ours):
-            raise CheckpointError(
-                f"{path} says {key} {data.get(key)!r}, {CONFIG_FILE} {ours!r}"
-                if key != "pooling"
-                else f"{path} asks for pooling {data.get(key)!r}, we know {ours!r}",
-                hint="one of the files was changed or is from another model; save the model again",
-            )
-    for key, kind in {"prompts": dict, "trained": dict, "golden": list}.items():
-        if not isinstance(data.get(key), kind):
-            raise CheckpointError(f"{path} has no usable `{key}`", hint="restore the file")
-    return data
-
-
-def _is_same(found: Any, ours: Any) -> bool:
-    return type(found) is type(ours) and found == ours  # true and 1.0 are not 1
-
-
-def _check_digests(folder: Path, sidecar: dict[str, Any], names: Sequence[str]) -> None:
-    digests = sidecar.get("sha256", {})  # the first folders have none
-    if not isinstance(digests, dict):
-        raise CheckpointError(f"{folder / SIDECAR_FILE} has no usable `sha256`", hint="restore the file")
-    for name in names:
-        if name in digests and digests[name] != file_digest(folder / name):
-            raise CheckpointError(
-                f"{folder / name} is not the file that {SIDECAR_FILE} was written with",
-                hint=f"copy the folder again; to use the new file, delete {SIDECAR_FILE} (its prompts go with it)",
-            )
-
-
-def _read_golden(path: Path, sidecar: dict[str, Any]) -> list[Golden]:
-    try:
-        golden = [(each["role"], each["text"], each["vector"]) for each in sidecar["golden"]]
-        is_sound = all(
-            role in ROLES
-            and isinstance(text, str)
-            and len(vector) == sidecar["dims"]
-            and all(isinstance(value, float) for value in vector)
-            for role, text, vector in golden
-        )
-    except (KeyError, TypeError):
-        is_sound = False
-    if not is_sound:
-        raise CheckpointError(f"{path} has no usable `golden`", hint="restore the file")
-    return golden
-
-
 def _check_target(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise CheckpointError(f"{folder} is a file", hint="name a folder")
@@ -238,7 +150,7 @@ def _foreign_entry(folder: Path) -> str | None:
         sidecar = read_json(folder / SIDECAR_FILE)
     except ConfigError:
         return some
-    if not _is_same(sidecar.get("format"), FORMAT):
+    if not is_same(sidecar.get("format"), FORMAT):
         return SIDECAR_FILE
     card, digests = folder / export.CARD_FILE, sidecar.get("sha256")
     if card.is_file() and (not isinstance(digests, dict) or digests.get(card.name) != file_digest(card)):
@@ -264,23 +176,3 @@ def _replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-
-
-def _download(name: str) -> Path:
-    try:
-        from huggingface_hub import snapshot_download
-    except ImportError:
-        raise MissingExtraError(
-            f"there is no folder {name} here, and no client to fetch it from the hub",
-            hint="pip install 'diffembed[hub]'",
-        ) from None
-    try:
-        return Path(snapshot_download(name, allow_patterns=HUB_PATTERNS))
-    except (
-        Exception
-    ) as error:  # the client raises its own kinds, those of its transport and plain OSError and ValueError
-        reason = str(error).strip().partition("\n")[0]
-        raise CheckpointError(
-            f"there is no folder {name} here, and the hub did not give it: {reason}",
-            hint="check the name and the network, or name a folder",
-        ) from None

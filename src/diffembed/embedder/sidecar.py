@@ -1,0 +1,92 @@
+"""The file that `save` writes beside the weights, and the checks that it belongs to them. Costs no torch."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from diffembed.backbone.config import BackboneConfig
+from diffembed.configs import read_json
+from diffembed.errors import CheckpointError
+from diffembed.files import file_digest
+from diffembed.text.instructions import ROLES
+
+if TYPE_CHECKING:
+    from diffembed.embedder.model import Golden
+
+SIDECAR_FILE = "diffembed.json"
+FORMAT = 1
+POOLING = "mean"
+
+
+def read_sidecar(path: Path, config: BackboneConfig) -> dict[str, Any]:
+    """The content of a sidecar.
+
+    Args:
+        path: The file.
+        config: What config.json says of the backbone beside it.
+
+    Raises:
+        CheckpointError: It is of another format or does not fit the backbone, or asks for another pooling than ours.
+        ConfigError: It cannot be read.
+    """
+    data = read_json(path)
+    if not is_same(data.get("format"), FORMAT):
+        raise CheckpointError(
+            f"{path} has format {data.get('format')!r}, this release reads {FORMAT}", hint="upgrade diffembed"
+        )
+    for key, ours in {"direction": config.direction, "dims": config.width, "pooling": POOLING}.items():
+        if not is_same(data.get(key), ours):
+            raise CheckpointError(
+                f"{path} says {key} {data.get(key)!r}, config.json {ours!r}"
+                if key != "pooling"
+                else f"{path} asks for pooling {data.get(key)!r}, we know {ours!r}",
+                hint="one of the files was changed or is from another model; save the model again",
+            )
+    for key, kind in {"prompts": dict, "trained": dict, "golden": list}.items():
+        if not isinstance(data.get(key), kind):
+            raise CheckpointError(f"{path} has no usable `{key}`", hint="restore the file")
+    return data
+
+
+def check_digests(folder: Path, sidecar: dict[str, Any], names: Sequence[str]) -> None:
+    """See that files of the folder are those that its sidecar was written with.
+
+    Raises:
+        CheckpointError: One is another.
+    """
+    digests = sidecar.get("sha256", {})  # the first folders have none
+    if not isinstance(digests, dict):
+        raise CheckpointError(f"{folder / SIDECAR_FILE} has no usable `sha256`", hint="restore the file")
+    for name in names:
+        if name in digests and digests[name] != file_digest(folder / name):
+            raise CheckpointError(
+                f"{folder / name} is not the file that {SIDECAR_FILE} was written with",
+                hint=f"copy the folder again; to use the new file, delete {SIDECAR_FILE} (its prompts go with it)",
+            )
+
+
+def read_golden(path: Path, sidecar: dict[str, Any]) -> "list[Golden]":
+    """The texts that were saved with the model, and the vectors that they had then.
+
+    Raises:
+        CheckpointError: They are none, or of another length than the sidecar says.
+    """
+    try:
+        golden = [(each["role"], each["text"], each["vector"]) for each in sidecar["golden"]]
+        is_sound = all(
+            role in ROLES
+            and isinstance(text, str)
+            and len(vector) == sidecar["dims"]
+            and all(isinstance(value, float) for value in vector)
+            for role, text, vector in golden
+        )
+    except (KeyError, TypeError):
+        is_sound = False
+    if not is_sound:
+        raise CheckpointError(f"{path} has no usable `golden`", hint="restore the file")
+    return golden
+
+
+def is_same(found: Any, ours: Any) -> bool:
+    """Whether a value of a JSON file is ours; there, true and 1.0 are not 1."""
+    return type(found) is type(ours) and found == ours
