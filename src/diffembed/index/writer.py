@@ -1,0 +1,209 @@
+"""The one writer of an index: adds and removes documents, and makes them visible at a commit."""
+
+import sqlite3
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffembed.errors import DataError
+from diffembed.index import words
+from diffembed.index.failures import told
+from diffembed.index.shards import Shards
+
+COMPACTED_SHARE = 0.2
+"""Vector files are written anew when more of their rows than this are dead."""
+LEAST_COMPACTED = 4_096
+COPY_ROWS = 16_384
+
+Span = tuple[int, int]
+
+
+def _telling(method: Callable) -> Callable:
+    @wraps(method)
+    def inner(self: "Writer", *args: Any, **kwargs: Any) -> Any:
+        # What failed halfway, perhaps with its transaction rolled back already, must not be committed by the next call.
+        if self._has_failed:
+            raise DataError(
+                f"writing the index in {self._folder} was stopped by an error",
+                hint="begin anew; what was committed before is intact",
+            )
+        try:
+            with told(self._folder):
+                return method(self, *args, **kwargs)
+        except BaseException:
+            self._has_failed = True
+            raise
+
+    return inner
+
+
+class Writer:
+    """Changes an index inside one transaction after another; what was not committed never happened.
+
+    Made by `Store.writing`, which holds the lock. After an error it does nothing more.
+    """
+
+    def __init__(self, folder: Path, db: sqlite3.Connection, shards: Shards, num_rows: int) -> None:
+        self._folder = folder
+        self._db = db
+        self._shards = shards
+        self._num_rows = num_rows
+        self._has_failed = False
+        self._pending: list[NDArray[np.float32]] = []
+        self.pending_rows = 0
+        shards.remove_other_generations()
+        db.execute("BEGIN IMMEDIATE")
+
+    @_telling
+    def put(
+        self,
+        path: str,
+        key: str,
+        *,
+        digest: str,
+        title: str,
+        text: str,
+        spans: Sequence[Span],
+        vectors: NDArray[np.float32],
+    ) -> None:
+        """Add a document, in place of the one with the same key if the file has one.
+
+        Args:
+            path: Of its file; empty for none.
+            key: Its id within the file.
+            digest: Of what its vectors are made of.
+            title: Searched for words.
+            text: Of which the spans are cut; without NUL, at which SQLite would end it.
+            spans: Of its chunks, in characters.
+            vectors: (chunks, dims); unit rows.
+
+        Raises:
+            DataError: There is not one vector of the index's size for each chunk, or one is not finite.
+        """
+        vectors = np.asarray(vectors, np.float32)
+        if vectors.shape != (len(spans), self._shards.dims) or not np.isfinite(vectors).all():
+            raise DataError(
+                f"the vectors of document {key!r} have shape {vectors.shape} or are not finite, "
+                f"expected shape {(len(spans), self._shards.dims)}",
+                hint="embed it again with the model of the index",
+            )
+        file = self._file(path)
+        self._remove_documents("file = ? AND key = ?", (file, key))
+        document = self._db.execute(
+            "INSERT INTO documents(file, key, digest, title, text) VALUES (?, ?, ?, ?, ?)",
+            (file, key, digest, title, text),
+        ).lastrowid
+        first = self._num_rows + self.pending_rows
+        added = []
+        for row, (start, stop) in enumerate(spans, start=first):
+            chunk = self._db.execute(
+                "INSERT INTO chunks(row, document, start, stop) VALUES (?, ?, ?, ?)", (row, document, start, stop)
+            ).lastrowid
+            added.append((chunk, title, text[start:stop]))
+        words.add(self._db, added)
+        self._pending.append(vectors)
+        self.pending_rows += len(vectors)
+
+    @_telling
+    def twin(self, digest: str) -> tuple[list[Span], NDArray[np.float32]] | None:
+        """Spans and vectors of a committed document with the same digest, if there is one."""
+        rows = self._db.execute(
+            "SELECT c.start, c.stop, c.row FROM chunks c WHERE c.document = "
+            "(SELECT min(d.id) FROM documents d WHERE d.digest = ?) ORDER BY c.start",
+            (digest,),
+        ).fetchall()
+        if not rows or rows[-1][2] >= self._num_rows:
+            return None
+        vectors = self._shards.take(np.array([row for _, _, row in rows]), self._num_rows)
+        return [(start, stop) for start, stop, _ in rows], vectors
+
+    @_telling
+    def finish_file(self, path: str, digest: str, keys: set[str] | None = None) -> None:
+        """Note that a file is in the index as it is now; with `keys`, its other documents go."""
+        file = self._file(path)
+        if keys is not None:
+            known = [key for (key,) in self._db.execute("SELECT key FROM documents WHERE file = ?", (file,))]
+            for key in known:
+                if key not in keys:
+                    self._remove_documents("file = ? AND key = ?", (file, key))
+        self._db.execute("UPDATE files SET digest = ? WHERE id = ?", (digest, file))
+
+    @_telling
+    def begin_file(self, path: str) -> None:
+        """Note that a file of many documents is being read: until `finish_file`, it counts as changed."""
+        self._db.execute("UPDATE files SET digest = NULL WHERE id = ?", (self._file(path),))
+
+    @_telling
+    def drop_file(self, path: str) -> bool:
+        """Remove a file and its documents; say whether it was there."""
+        self._remove_documents("file = (SELECT id FROM files WHERE path = ?)", (path,))
+        return self._db.execute("DELETE FROM files WHERE path = ?", (path,)).rowcount > 0
+
+    @_telling
+    def drop_document(self, path: str, key: str) -> bool:
+        """Remove one document; say whether it was there."""
+        return self._remove_documents("file = (SELECT id FROM files WHERE path = ?) AND key = ?", (path, key))
+
+    @_telling
+    def commit(self) -> None:
+        """Make all changes since the last commit visible, at once."""
+        if self.pending_rows:
+            vectors = np.concatenate(self._pending)
+            digest = self._shards.write(self._num_rows, vectors)
+            self._db.execute("INSERT INTO appends VALUES (?, ?, ?)", (self._num_rows, len(vectors), digest))
+            rows = self._num_rows + len(vectors)
+            self._db.execute("UPDATE settings SET value = ? WHERE key = 'rows'", (rows,))
+            self._db.execute("COMMIT")
+            self._num_rows, self._pending, self.pending_rows = rows, [], 0
+        else:
+            self._db.execute("COMMIT")
+        self._db.execute("BEGIN IMMEDIATE")
+
+    @_telling
+    def compact_if_due(self) -> None:
+        """Write the vectors anew, without the dead rows, if those are many. Commits first."""
+        self.commit()
+        (dead,) = self._db.execute("SELECT count(*) FROM dead").fetchone()
+        if dead < LEAST_COMPACTED or dead <= COMPACTED_SHARE * self._num_rows:
+            return
+        old, new = self._shards, replace(self._shards, generation=self._shards.generation + 1)
+        live = np.array([row for (row,) in self._db.execute("SELECT row FROM chunks ORDER BY row")], np.int64)
+        self._db.execute("DELETE FROM dead")
+        self._db.execute("DELETE FROM appends")
+        for start in range(0, len(live), COPY_ROWS):
+            some = live[start : start + COPY_ROWS]
+            digest = new.write(start, old.take(some, self._num_rows))
+            self._db.execute("INSERT INTO appends VALUES (?, ?, ?)", (start, len(some), digest))
+        # Negative numbers in between: a new row number may be another chunk's old one.
+        moves = [(-1 - place, row) for place, row in enumerate(live.tolist())]
+        self._db.executemany("UPDATE chunks SET row = ? WHERE row = ?", moves)
+        self._db.execute("UPDATE chunks SET row = -1 - row")
+        self._db.execute("UPDATE settings SET value = ? WHERE key = 'rows'", (len(live),))
+        self._db.execute("UPDATE settings SET value = ? WHERE key = 'generation'", (new.generation,))
+        self._db.execute("COMMIT")
+        self._shards, self._num_rows = new, len(live)
+        new.remove_other_generations()
+        self._db.execute("BEGIN IMMEDIATE")
+
+    def _file(self, path: str) -> int:
+        found = self._db.execute("SELECT id FROM files WHERE path = ?", (path,)).fetchone()
+        if found is None:
+            found = self._db.execute("INSERT INTO files(path) VALUES (?) RETURNING id", (path,)).fetchone()
+        return found[0]
+
+    def _remove_documents(self, condition: str, values: Sequence) -> bool:
+        documents = self._db.execute(f"SELECT id, title, text FROM documents WHERE {condition}", values).fetchall()
+        for document, title, text in documents:
+            chunks = self._db.execute(
+                "SELECT id, row, start, stop FROM chunks WHERE document = ?", (document,)
+            ).fetchall()
+            words.remove(self._db, [(chunk, title, text[start:stop]) for chunk, _, start, stop in chunks])
+            self._db.executemany("INSERT INTO dead VALUES (?)", [(row,) for _, row, _, _ in chunks])
+            self._db.execute("DELETE FROM chunks WHERE document = ?", (document,))
+            self._db.execute("DELETE FROM documents WHERE id = ?", (document,))
+        return bool(documents)

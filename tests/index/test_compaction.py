@@ -1,0 +1,144 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small_indexes import DIMS, contents, contents_of, create, fill, named, put
+
+from diffembed.index import shards, writer
+from diffembed.index.shards import PRECISIONS, Shards
+from diffembed.index.snapshot import Snapshot
+from diffembed.index.store import Store
+
+FILES = {f"/{number}.txt": f"fox {number}\nhen {number}" for number in range(8)}
+GONE = ("/0.txt", "/3.txt", "/4.txt")
+LEFT = {path: text for path, text in FILES.items() if path not in GONE}
+
+
+@pytest.fixture(autouse=True)
+def _small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards, "SHARD_ROWS", 4)
+    monkeypatch.setattr(writer, "COPY_ROWS", 3)
+    monkeypatch.setattr(writer, "LEAST_COMPACTED", 1)
+
+
+def names(store: Store) -> list[str]:
+    return sorted(path.name for path in (store.folder / "vectors").iterdir())
+
+
+def drop(store: Store, *paths: str) -> None:
+    with store.writing() as hand:
+        for path in paths:
+            assert hand.drop_file(path)
+        hand.compact_if_due()
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_it_changes_files_and_no_content(tmp_path: Path, precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = create(tmp_path / "index", precision=precision)
+    rng = np.random.default_rng(0)
+    with store.writing() as hand:
+        for path, text in FILES.items():
+            # Of any value, so that a second rounding would show.
+            vectors = rng.normal(size=(2, DIMS)).astype(np.float32)
+            hand.put(path, path, digest=text, title="t", text=text, spans=[(0, 5), (6, 11)], vectors=vectors)
+        hand.commit()
+    query_BE = rng.normal(size=(3, DIMS)).astype(np.float32)
+
+    def look(snapshot: Snapshot) -> tuple:
+        dense = named(snapshot, snapshot.dense(query_BE, 7))
+        lexical = named(snapshot, snapshot.lexical(["fox 2", "hen"], 7))
+        return snapshot.contents(), snapshot.files(), dense, lexical
+
+    with monkeypatch.context() as patch:
+        patch.setattr(writer, "COMPACTED_SHARE", 1.0)
+        drop(store, *GONE)
+        before = store.read(look)
+        assert all(name.startswith("0001-") for name in names(store))
+    with store.writing() as hand:
+        hand.compact_if_due()
+    assert store.read(look) == before
+    assert store.check() == []
+    kinds = ["float16", "int8"] if precision == "int8" else [precision]
+    assert names(store) == [f"0002-{kind}-{shard:05d}.bin" for kind in kinds for shard in range(3)]
+    row_bytes = {"float32": 4 * DIMS, "float16": 2 * DIMS, "int8": 3 * DIMS + 4}[precision]
+    assert sum(path.stat().st_size for path in (store.folder / "vectors").iterdir()) == 10 * row_bytes
+    fill(store, {"/new.txt": "a cow"})
+    assert len(contents(store)) == 11 and store.check() == []
+    store.close()
+
+
+def test_it_is_done_when_many_rows_are_dead_and_not_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer, "COMPACTED_SHARE", 0.25)
+    monkeypatch.setattr(writer, "LEAST_COMPACTED", 3)
+    store = create(tmp_path / "index")
+    fill(store, FILES)
+    for path, generation in (("/0.txt", "0001-"), ("/1.txt", "0001-"), ("/2.txt", "0002-")):
+        drop(store, path)
+        assert {name[:5] for name in names(store)} == {generation}
+    monkeypatch.setattr(writer, "LEAST_COMPACTED", 5)
+    drop(store, "/3.txt", "/4.txt")
+    assert {name[:5] for name in names(store)} == {"0002-"}
+    assert store.check() == []
+    store.close()
+
+
+def test_what_was_put_in_the_same_block_is_kept(tmp_path: Path) -> None:
+    store = create(tmp_path / "index")
+    fill(store, FILES)
+    with store.writing() as hand:
+        for path in GONE:
+            hand.drop_file(path)
+        put(hand, "/new.txt", "/new.txt", "a cow")
+        hand.compact_if_due()
+        put(hand, "/newer.txt", "/newer.txt", "an ox")
+        hand.commit()
+    assert contents(store) == contents_of({**LEFT, "/new.txt": "a cow", "/newer.txt": "an ox"})
+    assert store.check() == []
+    store.close()
+
+
+def test_nothing_left_and_filled_again(tmp_path: Path) -> None:
+    store = create(tmp_path / "index")
+    fill(store, FILES)
+    drop(store, *FILES)
+    assert names(store) == [] and contents(store) == [] and store.check() == []
+    fill(store, LEFT)
+    assert contents(store) == contents_of(LEFT) and store.check() == []
+    store.close()
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_reader_whose_files_are_taken_away_looks_again(tmp_path: Path, precision: str) -> None:
+    store, other = create(tmp_path / "index", precision=precision), Store.open(tmp_path / "index")
+    fill(store, FILES)
+    looks = []
+
+    def look(snapshot: Snapshot) -> tuple:
+        looks.append(snapshot.num_rows)
+        if len(looks) == 1:
+            drop(other, *GONE)
+        return snapshot.contents(), named(snapshot, snapshot.dense(np.ones((1, DIMS), np.float32), 99))
+
+    found, (hits,) = store.read(look)
+    assert looks == [16, 10]
+    assert found == contents_of(LEFT) and len(hits) == 10
+    store.close()
+    other.close()
+
+
+def test_a_check_whose_files_are_taken_away_looks_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, other = create(tmp_path / "index"), Store.open(tmp_path / "index")
+    fill(store, FILES)
+    digest, calls = Shards.digest, []
+
+    def slow_digest(self: Shards, first: int, count: int) -> str:
+        calls.append(self.generation)
+        if len(calls) == 1:
+            drop(other, *GONE)
+        return digest(self, first, count)
+
+    monkeypatch.setattr(Shards, "digest", slow_digest)
+    assert store.check() == []
+    assert calls[0] == 1 and set(calls[1:]) == {2}
+    store.close()
+    other.close()
