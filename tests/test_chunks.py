@@ -1,5 +1,7 @@
 """Chunks of a document as vectors: means by hand, what reaches which chunk, the same bits for the same document."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -255,3 +257,20 @@ def test_no_vector_comes_of_damaged_weights() -> None:
     embedder = Embedder.from_backbone(backbone, TOKENIZER, max_tokens=LIMIT, dtype="float32", device="cpu")
     with pytest.raises(CheckpointError, match="direction for chunk 0"):
         embedder.embed_chunks("the fox", 8)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("contextual", [True, False])
+def test_several_documents_have_the_bits_that_each_has_alone(dtype: str, contextual: bool) -> None:
+    embedder = Embedder.load(dtype=dtype)
+    texts = ["", *ODD, LONG, LONG * 20, *(" ".join(WORDS[:count]) for count in range(1, len(WORDS)))]
+    documents = [(text, ()) for text in texts]
+    together = embedder.embed_documents(documents, 64, contextual=contextual)
+    backwards = embedder.embed_documents(documents[::-1], 64, contextual=contextual)[::-1]
+    assert any(len(chunks.spans) > 5 for chunks in together)
+    for text, chunks, other in zip(texts, together, backwards, strict=True):
+        alone = embedder.embed_chunks(text, 64, contextual=contextual)
+        assert alone.spans == chunks.spans == other.spans
+        assert alone.vectors.tobytes() == chunks.vectors.tobytes() == other.vectors.tobytes()
+        assert replace(alone.report, seconds=0.0) == replace(chunks.report, seconds=0.0)
+    assert embedder.embed_documents([], 64) == []

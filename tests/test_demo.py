@@ -1,15 +1,14 @@
 import io
 from pathlib import Path
 
-import numpy as np
 import pytest
 from rich.console import Console
 
+from diffembed import Embedder, Index
 from diffembed.data.docstrings import Passage
-from diffembed.demo import MODES, SAMPLE_QUESTIONS, Demo, answers, build_demo, cache, open_demo, render, run
-from diffembed.embedder import Embedder, Encoded, Report
+from diffembed.demo import SAMPLE_QUESTIONS, WORDS, Demo, as_rows, cache, documents, lines, open_demo, render, run
+from diffembed.demo.measure import Question, measure_demo
 from diffembed.errors import DataError
-from tests.hashed_words import HashedWords
 from tests.tiny_embedders import LIMIT, TOKENIZER, make, make_backbone
 
 TEXTS = {
@@ -26,19 +25,11 @@ PASSAGES = [
 ]
 
 
-class Counting(HashedWords):
-    """Tells how many words it embedded, as a model tells its tokens."""
-
-    def embed(self, texts: list[str], role: str) -> Encoded:
-        assert role == "document"
-        counts = dict(texts=len(texts), truncated=0, windowed=0, windows=0, empty=0)
-        report = Report(**counts, tokens=sum(len(text.split()) for text in texts), seconds=0.0)
-        return Encoded(vectors=self.encode_document(texts), report=report)
-
-
-@pytest.fixture
-def demo() -> Demo:
-    return build_demo(Counting(), PASSAGES)
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
+    index = Index.create(tmp_path_factory.mktemp("demo") / "index")
+    index.add(documents(PASSAGES))
+    return Demo(index)
 
 
 def shown(demo: Demo, question: str, width: int, **options) -> str:
@@ -49,44 +40,38 @@ def shown(demo: Demo, question: str, width: int, **options) -> str:
 
 def test_all_three_searches_find_the_passage(demo: Demo) -> None:
     answer = demo.ask("how do I read a csv file", k=2)
-    assert list(answer.hits) == list(MODES)
+    assert list(answer.hits) == list(WORDS)
     for mode, hits in answer.hits.items():
-        assert hits[0].passage.id == "csv.reader", mode
+        assert hits[0].id == "csv.reader", mode
+        assert hits[0].text == "Read rows of a csv file."
         assert [hit.rank for hit in hits] == [1, 2]
         assert hits[0].score > hits[1].score
         assert hits[0].where == "csv/reader.py:10"
 
 
-def test_vectors_stay_with_their_passages_whatever_the_slices(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(answers, "SLICE_TEXTS", 2)
-    shares: list[float] = []
-    demo = build_demo(Counting(), PASSAGES, on_progress=shares.append)
-    expected = HashedWords().encode_document([f"{each.id}\n{each.text}" for each in PASSAGES])
-    assert np.array_equal(demo.vectors, expected)
-    assert len(shares) == 3 and shares == sorted(shares) and shares[-1] == 1
-    assert demo.tokens == sum(len(f"{each.id} {each.text}".split()) for each in PASSAGES)
+def test_a_docstring_of_several_chunks_is_one_hit(tmp_path: Path) -> None:
+    make().save(tmp_path / "model")
+    index = Index.create(tmp_path / "index", model=tmp_path / "model")
+    long = Passage(id="a.long", text="fox dog " * 60, path="a.py", line=1, kind="function")
+    index.add(documents([long, *PASSAGES]))
+    assert index.counts().chunks > 12
+    for mode in WORDS:
+        names = [hit.id for hit in Demo(index).search("fox dog pool file dataset barrier", 6, mode)]
+        assert len(names) == len(set(names)) == 6, mode
 
 
 def test_words_that_nobody_knows_and_no_question(demo: Demo) -> None:
     answer = demo.ask("xylophone")
     assert answer.hits["lexical"] == ()
-    assert [hit.passage for hit in answer.hits["fused"]] == [hit.passage for hit in answer.hits["dense"]]
+    assert [hit.id for hit in answer.hits["hybrid"]] == [hit.id for hit in answer.hits["dense"]]
     assert "nothing found" in shown(demo, "xylophone", 100)
-    with pytest.raises(DataError, match="question is empty"):
+    with pytest.raises(DataError, match="is empty"):
         demo.ask(" \n")
-    with pytest.raises(DataError, match="no passage"):
-        build_demo(Counting(), [])
-
-
-def test_the_instruction_reaches_the_embedder(demo: Demo) -> None:
-    demo.ask("read", instruction="find the function")
-    demo.ask("read")
-    assert [call[2] for call in demo.embedder.calls if call[0] == "query"] == ["find the function", None]  # type: ignore[attr-defined]
 
 
 def test_rows_name_everything(demo: Demo) -> None:
     rows = list(demo.ask("read a csv file", k=2).rows())
-    assert [(row["mode"], row["rank"]) for row in rows] == [(mode, rank) for mode in MODES for rank in (1, 2)]
+    assert [(row["mode"], row["rank"]) for row in rows] == [(mode, rank) for mode in WORDS for rank in (1, 2)]
     assert rows[0] == {
         "question": "read a csv file",
         "mode": "dense",
@@ -106,8 +91,8 @@ def test_side_by_side_it_fits_and_reads_as_plain_text(demo: Demo, width: int) ->
     assert not any(line != line.rstrip() for line in lines)
     assert "\x1b" not in "".join(lines)
     heading = next(line for line in lines if "dense" in line)
-    assert "lexical" in heading and "fused" in heading
-    columns = [heading.index(mode) for mode in MODES]
+    assert "lexical" in heading and "hybrid" in heading
+    columns = [heading.index(mode) for mode in WORDS]
     first = lines[lines.index(heading) + 2]
     cells = [first[start:end] for start, end in zip(columns, [*columns[1:], None], strict=True)]
     assert all(cell.rstrip().endswith("ThreadPoolExecutor.submit"[-12:]) for cell in cells)
@@ -117,7 +102,7 @@ def test_side_by_side_it_fits_and_reads_as_plain_text(demo: Demo, width: int) ->
 def test_narrow_terminals_get_one_below_the_other(demo: Demo) -> None:
     lines = shown(demo, "read a csv file", 50).split("\n")
     assert max(map(len, lines)) <= 50
-    starts = [next(i for i, line in enumerate(lines) if line.startswith(mode)) for mode in MODES]
+    starts = [next(i for i, line in enumerate(lines) if line.startswith(mode)) for mode in WORDS]
     assert starts == sorted(starts)
     assert "csv/reader.py:10" in "".join(lines[starts[0] : starts[1]])
 
@@ -141,85 +126,111 @@ def small_library(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cache, "library_digest", lambda: "here")
 
 
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    make().save(tmp_path / "model")
+    return tmp_path / "model"
+
+
 @pytest.mark.usefixtures("small_library")
-def test_the_second_time_nothing_is_embedded_but_a_few_probes(tmp_path: Path) -> None:
+def test_the_second_time_nothing_is_embedded(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
-    first = open_demo(Counting(), model="m", cache=tmp_path, say=said.append)
-    assert "embedding 5 docstrings" in said[0] and "5 passages, 115 tokens, embedded in" in said[1]
-    again = Counting()
-    second = open_demo(again, model="m", cache=tmp_path, say=said.append)
-    assert again.calls == [("document", 3, None)]
-    assert "embedded earlier" in said[2] and len(said) == 3
-    assert list(second.passages) == PASSAGES
-    assert np.array_equal(second.vectors, first.vectors)
-    assert [path.suffix for path in tmp_path.iterdir()] == [".safetensors"]
-    open_demo(Counting(), model="another", cache=tmp_path)
-    assert len(list(tmp_path.iterdir())) == 2
+    shares: list[float] = []
+    first = open_demo(model, cache=tmp_path / "cache", say=said.append, on_progress=shares.append)
+    assert "embedding 5 docstrings" in said[0] and "5 docstrings" in said[1] and "tokens/s" in said[1]
+    assert shares == [0.2, 0.4, 0.6, 0.8, 1.0]
+    monkeypatch.setattr(cache, "read_docstrings", lambda: pytest.fail("the library is read again"))
+    second = open_demo(model, cache=tmp_path / "cache", say=said.append)
+    assert "kept in" in said[3] and len(said) == 4
+    assert second.ask("write rows").hits == first.ask("write rows").hits
+    assert second.names() == set(TEXTS)
+    [folder] = (tmp_path / "cache").iterdir()
+    assert Index.open(folder).search("write rows", 1, "lexical")[0].id == "csv.writer"
 
 
 @pytest.mark.usefixtures("small_library")
-@pytest.mark.parametrize("damage", ["empty", "cut", "foreign", "retrained", "other dims"])
-def test_a_cache_that_cannot_be_believed_is_made_again(tmp_path: Path, damage: str) -> None:
-    open_demo(Counting(), model="m", cache=tmp_path)
-    [path] = tmp_path.iterdir()
-    good = path.read_bytes()
-    damaged = {"empty": b"", "cut": good[:-100], "foreign": b"\x08\0\0\0\0\0\0\0{}      "}
-    path.write_bytes(damaged.get(damage, good))
-    embedder = {"retrained": Counting(seed=1), "other dims": Counting(dims=32)}.get(damage, Counting())
+@pytest.mark.parametrize("damage", ["database", "vectors", "no vectors"])
+def test_a_damaged_index_is_made_again(tmp_path: Path, model: Path, damage: str) -> None:
+    cached = tmp_path / "cache"
+    before = open_demo(model, cache=cached).ask("write rows").hits
+    [folder] = cached.iterdir()
+    [vectors] = (folder / "vectors").iterdir()
+    if damage == "database":
+        (folder / "index.sqlite").write_bytes(b"no database")
+    elif damage == "vectors":
+        vectors.write_bytes(vectors.read_bytes()[:-1] + b"?")
+    else:
+        vectors.unlink()
     said: list[str] = []
-    demo = open_demo(embedder, model="m", cache=tmp_path, say=said.append)
-    assert "damaged or from another model" in said[0] and "\n" not in said[0]
-    assert np.array_equal(demo.vectors, build_demo(embedder, PASSAGES).vectors)
-    said.clear()
-    open_demo(embedder, model="m", cache=tmp_path, say=said.append)
-    assert len(said) == 1 and "embedded earlier" in said[0]
+    demo = open_demo(model, cache=cached, say=said.append)
+    assert "damaged" in said[0]
+    assert demo.ask("write rows").hits == before
 
 
 @pytest.mark.usefixtures("small_library")
-def test_a_cache_that_cannot_be_written_is_said_and_survived(tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_damaged", [False, True])
+def test_one_that_was_begun_is_finished(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch, is_damaged: bool
+) -> None:
+    cached = tmp_path / "cache"
+    monkeypatch.setattr(cache, "documents", lambda passages: documents(passages[:3]))
+    open_demo(model, cache=cached)
+    monkeypatch.undo()
+    [folder] = cached.iterdir()
+    begun = folder.rename(folder.with_suffix(".partial"))
+    if is_damaged:
+        (begun / "index.sqlite").write_bytes(b"no database")
+    monkeypatch.setattr(cache, "read_docstrings", lambda: PASSAGES)
+    monkeypatch.setattr(cache, "library_digest", lambda: "here")
+    demo = open_demo(model, cache=cached)
+    assert demo.names() == set(TEXTS)
+    assert [path.suffix for path in cached.iterdir()] == [""]
+
+
+@pytest.mark.usefixtures("small_library")
+def test_a_cache_that_cannot_be_written_is_said_and_survived(tmp_path: Path, model: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     said: list[str] = []
-    demo = open_demo(Counting(), model="m", cache=tmp_path / "file", say=said.append)
-    assert len(demo.passages) == 5
-    assert "can't keep the vectors" in said[-1]
-
-
-def narrow() -> Embedder:
-    """Another model than `make()`."""
-    return Embedder.from_backbone(make_backbone(width=16), TOKENIZER, max_tokens=LIMIT)
+    demo = open_demo(model, cache=tmp_path / "file", say=said.append)
+    assert demo.names() == set(TEXTS)
+    assert "can't keep anything" in said[0]
 
 
 @pytest.mark.usefixtures("small_library")
-def test_run_answers_the_samples_or_the_question(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    make().save(tmp_path / "model")
+def test_run_answers_the_samples_or_the_question(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, model: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     said: list[str] = []
 
     def ask(question: str | None = None) -> list[str]:
-        found = list(run(question, model=str(tmp_path / "model"), k=1, say=said.append))
+        found = list(run(question, model=str(model), k=1, say=said.append))
         assert {len(answer.hits["dense"]) for answer in found} == {1}
         return [answer.question for answer in found]
 
     assert ask() == list(SAMPLE_QUESTIONS)
-    assert "tokens/s" in said[-1]
+    assert "diffembed search" in said[-1]
     assert ask("write rows") == ["write rows"]
-    assert "embedded earlier" in said[-1]
     assert len(list((tmp_path / "diffembed").iterdir())) == 1
-    # Another model under the old name: the vectors of the first one are left alone.
-    narrow().save(tmp_path / "model")
+    # Another model under the old name: the index of the first one is left alone.
+    Embedder.from_backbone(make_backbone(width=16), TOKENIZER, max_tokens=LIMIT).save(model)
     ask("write rows")
-    assert "tokens/s" in said[-1]
     assert len(list((tmp_path / "diffembed").iterdir())) == 2
 
 
-def test_what_counts_in_the_digest_of_a_model(tmp_path: Path) -> None:
-    (tmp_path / "sub").mkdir()
-    seen = [cache.model_digest(tmp_path)]
-    for name in ("model.safetensors", "config.json", "sub/config.json"):
-        (tmp_path / name).write_text("1")
-        seen.append(cache.model_digest(tmp_path))
-    (tmp_path / "model.safetensors").write_text("2")
-    seen.append(cache.model_digest(tmp_path))
-    assert len(set(seen)) == 5
-    (tmp_path / "README.md").write_text("words")
-    assert cache.model_digest(tmp_path) == seen[-1]
+def test_measures_are_those_of_the_rankings(demo: Demo) -> None:
+    questions = [
+        Question(id="a", question="read a csv file", kind="words", answers={"csv.reader": 2, "gone": 2}),
+        Question(id="b", question="zebra", kind="long", answers={"heapq.nlargest": 2, "csv.writer": 1}),
+        Question(id="c", question="nobody can answer", kind="long", answers={"gone": 2, "csv.writer": 1}),
+    ]
+    rows, gains = measure_demo(demo, questions)
+    found = {(row.kind, row.mode, row.measure): row for row in rows}
+    assert found["words", "lexical", "nDCG@10"].value == 1 and found["words", "lexical", "nDCG@10"].questions == 1
+    # No word of the second question is in the library; all five docstrings are among the ten nearest.
+    assert found["long", "lexical", "Recall@10"].value == 0 and found["long", "dense", "Recall@10"].value == 1
+    both = found["all", "lexical", "nDCG@10"]
+    assert both.value == 0.5 and both.low == 0 and both.high == 1 and both.questions == 2
+    [gain] = [each for mode, name, each in gains if (mode, name) == ("lexical", "Recall@10")]
+    assert gain.difference == 0.5 and gain.n == 2
+    table = lines(rows, gains)
+    assert table[0].split()[1:3] == ["dense", "nDCG@10"] and any("50.0 (0.0-100.0)" in line for line in table)
+    assert {row["measure"] for row in as_rows(rows, gains)} == {"nDCG@10", "Recall@10"}

@@ -11,6 +11,7 @@ import typer
 
 from diffembed import builtin, configs, recipes
 from diffembed.cli.app import VERBS, app
+from diffembed.library.update import index_files
 from tests.test_layers import LAYERS
 from tests.tiny_embedders import make
 
@@ -166,11 +167,17 @@ def test_every_mark_and_target_is_explained() -> None:
 def test_the_python_of_the_readme_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    [code] = re.findall(r"^```python\n(.*?)^```", README.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    codes = re.findall(r"^```python\n(.*?)^```", README.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
     if not (builtin.FOLDER / "config.json").is_file():  # a stand-in in a copy without the model
         make().save(tmp_path / "builtin")
         monkeypatch.setattr(builtin, "FOLDER", tmp_path / "builtin")
     monkeypatch.chdir(tmp_path)
-    exec(compile(code, "README.md", "exec"), {})
-    assert "Report(texts=1" in capsys.readouterr().out
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "trains.md").write_text("# Trains\n\nOn Sundays only the slow train runs.\n")
+    index_files(["notes"], "my-index")
+    for code in codes:
+        exec(compile(code, "README.md", "exec"), {})
+    shown = capsys.readouterr().out
+    assert "Report(texts=1" in shown
+    assert "trains.md 3 On Sundays only the slow train runs. ('Trains', 'Sundays', 'train', 'runs')" in shown
     assert (tmp_path / "my-model" / "config.json").is_file()

@@ -4,12 +4,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from diffembed.embedder import Embedder as Embedder
+    from diffembed.library.index import Index as Index
 
 __version__ = "0.1.0"
-__all__ = ["Embedder", "__version__"]
+__all__ = ["Embedder", "Index", "__version__"]
 
 # Where each public name lives. Looked up on first use (PEP 562), so that importing the package costs no torch.
-_HOMES = {"Embedder": "diffembed.embedder"}
+_HOMES = {"Embedder": "diffembed.embedder", "Index": "diffembed.library.index"}
 
 
 def __getattr__(name: str) -> Any:

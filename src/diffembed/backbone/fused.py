@@ -85,6 +85,16 @@ class FusedBackbone:
         cos, sin = rotary_tables(replace(backbone.config, max_positions=rounded_length(backbone.config.max_positions)))
         self._cos, self._sin = self._copy(cos), self._copy(sin)
 
+    @property
+    def is_batch_exact(self) -> bool:
+        """Whether a sequence has the same states, bit for bit, whatever else is in its batch.
+
+        In tiles it has: products of bf16 are summed in fp32, in an order that doesn't depend on the number of rows. It
+        is what tests see, on the CPUs that we have, and nothing that a library promises.
+        """
+        is_tiled = self._has_whole_scores and self.config.max_positions <= WHOLE_SCORES_MAX_LENGTH
+        return is_tiled and self.dtype == torch.bfloat16
+
     @torch.inference_mode()
     def __call__(self, batch: PackedBatch) -> Tensor:
         """Compute the (T, D) fp32 states of a packed batch on this device, after the final norm.

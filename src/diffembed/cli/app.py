@@ -17,7 +17,7 @@ from diffembed import __version__
 from diffembed.cli import frame
 from diffembed.errors import ConfigError
 
-VERBS = ("demo", "embed", "pretrain", "finetune", "eval")
+VERBS = ("index", "search", "embed", "pretrain", "finetune", "eval", "demo")
 """In the order of the help page; the verb `x` is the function `command` of `diffembed.cli.x`."""
 
 

@@ -4,12 +4,15 @@
 """
 
 from collections.abc import Iterator
+from typing import Any
 
-from diffembed.demo.answers import MODES, Answer, Demo, Hit, build_demo
-from diffembed.demo.cache import Say, model_digest, open_demo
+from diffembed.demo.answers import WORDS, Answer, Demo, Hit, documents
+from diffembed.demo.cache import Say, open_demo
+from diffembed.demo.measure import as_rows, lines, measure_demo
+from diffembed.demo.progress import bar
 from diffembed.demo.screen import render
 
-__all__ = ["MODES", "SAMPLE_QUESTIONS", "Answer", "Demo", "Hit", "build_demo", "open_demo", "render", "run"]
+__all__ = ["SAMPLE_QUESTIONS", "WORDS", "Answer", "Demo", "Hit", "documents", "measure", "open_demo", "render", "run"]
 
 SAMPLE_QUESTIONS = (
     "how do I find out which lines differ between two texts?",
@@ -27,9 +30,7 @@ def run(
     instruction: str | None = None,
     say: Say = lambda line: None,
 ) -> Iterator[Answer]:
-    """Load a model, embed the library (or take it from the cache) and answer one question, or the sample ones.
-
-    A progress bar is drawn on stderr where that is a terminal.
+    """Open the index of the library, or make it, and answer one question or the sample ones.
 
     Args:
         question: In plain words; the sample questions when absent.
@@ -38,23 +39,20 @@ def run(
         instruction: What is asked for, in place of the model's own instruction.
         say: Told what is done and how long it took.
     """
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    from diffembed.embedder import Embedder
-    from diffembed.embedder.folder import find
-
-    folder = find(model)
-    embedder = Embedder.load(folder)
-    stderr = Console(stderr=True)
-    columns = (TextColumn("embedding"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"), TimeRemainingColumn())
-    with Progress(*columns, console=stderr, transient=True, disable=not stderr.is_terminal) as bar:
-        row = bar.add_task("embedding", total=1.0, visible=False)
-        demo = open_demo(
-            embedder,
-            model=model_digest(folder),
-            on_progress=lambda share: bar.update(row, completed=share, visible=True),
-            say=say,
-        )
+    with bar("embedding") as on_progress:
+        demo = open_demo(model, on_progress=on_progress, say=say)
     for each in SAMPLE_QUESTIONS if question is None else (question,):
         yield demo.ask(each, k, instruction=instruction)
+
+
+def measure(*, model: str = "builtin", say: Say = lambda line: None) -> tuple[list[str], list[dict[str, Any]]]:
+    """Ask the labelled questions and measure every search.
+
+    Returns:
+        The lines of a table, and the same as JSON objects.
+    """
+    with bar("embedding") as on_progress:
+        demo = open_demo(model, on_progress=on_progress, say=say)
+    with bar("asking") as on_progress:
+        rows, gains = measure_demo(demo, on_progress=on_progress)
+    return lines(rows, gains), as_rows(rows, gains)

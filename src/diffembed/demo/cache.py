@@ -1,98 +1,103 @@
-"""The embedded library between two starts: kept in the user's cache, believed only when it fits."""
+"""The index of the library between two starts: kept in the user's cache, believed only when it fits."""
 
 import hashlib
-import json
+import os
+import shutil
 import sys
+import tempfile
+import time
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import numpy as np
+from diffembed.data.docstrings import library_digest, read_docstrings
+from diffembed.demo.answers import Demo, documents
+from diffembed.embedder.locate import find, fingerprint
+from diffembed.errors import DataError, DiffembedError
+from diffembed.files import cache_folder
+from diffembed.index.store import FORMAT
+from diffembed.library.account import Account
+from diffembed.library.index import Index
 
-from diffembed.data.docstrings import Passage, library_digest, read_docstrings
-from diffembed.demo.answers import Demo, OnProgress, assemble, build_demo, document
-from diffembed.embedder.locate import fingerprint
-from diffembed.files import cache_folder, write_whole
-
-if TYPE_CHECKING:
-    from diffembed.embedder import Embedder
-
-model_digest = fingerprint
-
-SAME_VECTOR = 0.999
-"""Cosine above which a cached vector counts as this model's: between bf16 in another batch and another model."""
-
+OnProgress = Callable[[float], None]
+"""Is told which share of the work is done."""
 Say = Callable[[str], None]
 """Is told one line for the person."""
 
 
 def open_demo(
-    embedder: "Embedder",
+    model: str | os.PathLike[str] = "builtin",
     *,
-    model: str,
     cache: Path | None = None,
     on_progress: OnProgress = lambda share: None,
     say: Say = lambda line: None,
 ) -> Demo:
-    """Take the demo from the cache, or build it and put it there.
+    """Take the demo's index from the cache, or make it and put it there.
 
-    A cached vector is believed only after a few passages, embedded anew, came out the same: a damaged file, another
-    direction or an embedder whose code has changed lead to a fresh start.
+    One that was begun and not finished is gone on with; a damaged one is made again.
 
     Args:
-        embedder: The model.
-        model: Its digest (see `model_digest`); with the library's it names the cache file.
+        model: What `Embedder.load` takes.
         cache: Folder of the cache; the user's cache folder when absent.
-        on_progress: As for `build_demo`.
+        on_progress: Told the share of the docstrings that is embedded.
         say: Told what is done and how long it took.
     """
-    key = hashlib.sha256(f"{model}\0{sys.version}\0{library_digest()}".encode()).hexdigest()[:16]
-    path = (cache or cache_folder()) / f"demo-{key}.safetensors"
-    if path.is_file():
-        demo = _read_cache(path, embedder)
-        if demo is not None:
-            say(f"{_size(demo)}, embedded earlier in {demo.seconds:.1f} s and kept in {path}")
-            return demo
-        say(f"{path} is damaged or from another model: embedding the library again")
+    parts = (fingerprint(find(model)), sys.version, library_digest(), str(FORMAT))
+    key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+    folder = _writable(cache or cache_folder(), say) / f"demo-{key}"
+    if folder.is_dir():
+        try:
+            index = Index.open(folder, model=model)
+            if not index.check():
+                say(f"{_size(index)}, kept in {folder}")
+                return Demo(index)
+            index.close()
+        except DiffembedError:
+            pass
+        say(f"{folder} is damaged: embedding the library again")
+        shutil.rmtree(folder)
+    begun = folder.with_suffix(".partial")
+    try:
+        _fill(begun, model, on_progress, say)
+    except DiffembedError:
+        if not begun.is_dir():
+            raise
+        shutil.rmtree(begun)  # what an earlier start left behind was damaged
+        _fill(begun, model, on_progress, say)
+    begun.rename(folder)
+    say(f"kept in {folder}: `diffembed search {folder} QUESTION` asks it too")
+    return Demo(Index.open(folder, model=model))
+
+
+def _fill(folder: Path, model: str | os.PathLike[str], on_progress: OnProgress, say: Say) -> None:
     passages = read_docstrings()
+    if not passages:
+        raise DataError(
+            "there is no passage to search", hint="this Python's library has no source: use a usual CPython"
+        )
     say(f"embedding {len(passages):,} docstrings of Python {sys.version.split()[0]}'s standard library")
-    demo = build_demo(embedder, passages, on_progress=on_progress)
-    say(f"{_size(demo)}, embedded in {demo.seconds:.1f} s ({demo.tokens / demo.seconds:,.0f} tokens/s)")
+    index = Index.open(folder, model=model) if folder.is_dir() else Index.create(folder, model=model)
+    start = time.perf_counter()
+
+    def progress(account: Account) -> None:
+        on_progress(account.documents / len(passages))
+
+    account = index.add(documents(passages), on_progress=progress)
+    seconds = time.perf_counter() - start
+    say(f"{_size(index)}, embedded in {seconds:.1f} s ({account.tokens / seconds:,.0f} tokens/s)")
+    index.close()
+
+
+def _size(index: Index) -> str:
+    counts = index.counts()
+    return f"{counts.documents:,} docstrings, {counts.chunks:,} passages, {counts.size_bytes / 1e6:.1f} MB"
+
+
+def _writable(cache: Path, say: Say) -> Path:
+    """The cache folder, or one that lasts as long as this process where nothing can be kept."""
     try:
-        _write_cache(path, demo)
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=cache):
+            return cache
     except OSError as error:
-        say(f"can't keep the vectors in {path.parent} ({error.strerror or error}): they will be made again next time")
-    return demo
-
-
-def _size(demo: Demo) -> str:
-    return f"{len(demo.passages):,} passages, {demo.tokens:,} tokens"
-
-
-def _write_cache(path: Path, demo: Demo) -> None:
-    from safetensors.numpy import save
-
-    facts = {"passages": [asdict(each) for each in demo.passages], "tokens": demo.tokens, "seconds": demo.seconds}
-    write_whole(path, save({"vectors": demo.vectors}, metadata={"demo": json.dumps(facts)}))
-
-
-def _read_cache(path: Path, embedder: "Embedder") -> Demo | None:
-    """What the file holds, or None when it can't be believed."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="numpy") as file:
-            vectors = file.get_tensor("vectors")
-            facts = json.loads(file.metadata()["demo"])
-        passages = [Passage(**each) for each in facts["passages"]]
-        tokens, seconds = int(facts["tokens"]), float(facts["seconds"])
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError):
-        return None
-    if vectors.dtype != np.float32 or vectors.ndim != 2 or len(vectors) != len(passages) or not len(passages):
-        return None
-    probes = [0, len(passages) // 2, len(passages) - 1]
-    fresh = embedder.embed([document(passages[row]) for row in probes], "document").vectors
-    if fresh.shape != vectors[probes].shape or not (np.sum(fresh * vectors[probes], axis=1) >= SAME_VECTOR).all():
-        return None
-    return assemble(embedder, passages, vectors, tokens=tokens, seconds=seconds)
+        say(f"can't keep anything in {cache} ({error.strerror or error}): the index will be made again next time")
+        return Path(tempfile.mkdtemp(prefix="diffembed-demo-"))

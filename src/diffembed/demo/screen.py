@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import zip_longest
 from typing import TYPE_CHECKING
 
-from diffembed.demo.answers import MODES, Answer, Hit
+from diffembed.demo.answers import WORDS, Answer, Hit
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -37,10 +37,10 @@ def render(answer: Answer, console: "Console | None" = None) -> None:
     if console.width < LEAST_WIDTH:
         console.width = LEAST_WIDTH
     is_narrow = console.width < NARROW
-    width = console.width if is_narrow else (console.width - GAP * (len(MODES) - 1)) // len(MODES)
+    width = console.width if is_narrow else (console.width - GAP * (len(WORDS) - 1)) // len(WORDS)
     columns = [
         [[Text(f"{mode}: {words}", style="bold cyan")], *_cells(answer.hits[mode], width)]
-        for mode, words in MODES.items()
+        for mode, words in WORDS.items()
     ]
     rows = [[cell] for column in columns for cell in column] if is_narrow else zip_longest(*columns, fillvalue=[])
     console.print()
@@ -62,7 +62,7 @@ def _cells(hits: Sequence[Hit], width: int) -> "list[list[Text]]":
     cells = []
     for hit in hits:
         score = f"{hit.score:.2f} "
-        head = Text.assemble((score, "green"), (_crop_left(hit.passage.id, width - len(score)), "bold"))
+        head = Text.assemble((score, "green"), (_crop_left(hit.id, width - len(score)), "bold"))
         place = Text("  " + _crop_left(hit.where, width - 2), style="dim")
         text = textwrap.wrap(hit.snippet, width - 2, max_lines=2, placeholder="…")
         cells.append([head, place, *(Text("  " + line) for line in text)])

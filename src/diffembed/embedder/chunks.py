@@ -58,21 +58,6 @@ class ChunkLayout:
     eos_id: int
     windows: list[Window]
 
-    def batches(self, budget: int) -> Iterator[tuple[list[list[int]], NDArray[np.int64]]]:
-        """Sequences for the backbone, and for each of their tokens the chunk that counts it, or SKIPPED.
-
-        The batches depend on the document alone, and so do the bits of its vectors.
-
-        Args:
-            budget: Tokens of a batch; a longer sequence is a batch of its own.
-        """
-        windows = self.windows if self.spans else []
-        around = len(self.prompt) + 1
-        # Windows are of one length, so packing keeps their order.
-        for part in split_by_tokens([window.stop - window.start + around for window in windows], budget):
-            sequences = [[*self.prompt, *self.ids[w.start : w.stop], self.eos_id] for w in windows[part]]
-            yield sequences, np.concatenate([self._rows(window) for window in windows[part]])
-
     def report(self, seconds: float) -> Report:
         """What reading the document in one go amounts to."""
         num_windows = len(self.windows)
@@ -86,13 +71,41 @@ class ChunkLayout:
             seconds=seconds,
         )
 
-    def _rows(self, window: Window) -> NDArray[np.int64]:
+    def sequence(self, window: Window) -> list[int]:
+        """A window with prompt and EOS."""
+        return [*self.prompt, *self.ids[window.start : window.stop], self.eos_id]
+
+    def rows(self, window: Window, first: int) -> NDArray[np.int64]:
+        """For each token of a sequence the chunk that counts it, `first` being the number of the first; or SKIPPED."""
         rows = np.full(len(self.prompt) + window.stop - window.start + 1, SKIPPED, np.int64)
-        first = len(self.prompt) - window.start
-        rows[first + window.own_start : first + window.own_stop] = self.chunks_T[window.own_start : window.own_stop]
+        start = len(self.prompt) - window.start
+        own = slice(window.own_start, window.own_stop)
+        rows[start + window.own_start : start + window.own_stop] = first + self.chunks_T[own]
         if window.is_last:
-            rows[-1] = len(self.spans) - 1
+            rows[-1] = first + len(self.spans) - 1
         return rows
+
+
+def batches(layouts: Sequence[ChunkLayout], budget: int) -> Iterator[tuple[list[list[int]], NDArray[np.int64]]]:
+    """Sequences for the backbone, sorted by length, and the chunk of each of their tokens, counted over all documents.
+
+    The windows of a document are of one length and keep their order, so its sums don't depend on the others.
+
+    Args:
+        layouts: Of documents.
+        budget: Tokens of a batch; a longer sequence is a batch of its own.
+    """
+    firsts = np.cumsum([0, *(len(layout.spans) for layout in layouts)]).tolist()
+    pieces = [
+        (layout, window, first)
+        for layout, first in zip(layouts, firsts[:-1], strict=True)
+        for window in (layout.windows if layout.spans else [])
+    ]
+    pieces = [(layout.sequence(window), layout, window, first) for layout, window, first in pieces]
+    pieces.sort(key=lambda piece: len(piece[0]))
+    for part in split_by_tokens([len(sequence) for sequence, *_ in pieces], budget):
+        rows = [layout.rows(window, first) for _, layout, window, first in pieces[part]]
+        yield [sequence for sequence, *_ in pieces[part]], np.concatenate(rows)
 
 
 def lay_out_chunks(

@@ -33,8 +33,16 @@ def hybrid(dense: Hits, lexical: Hits, k: int, *, dense_weight: float = DENSE_WE
         raise ConfigError(
             f"the dense weight must be in 0..1, got {dense_weight}", hint="0 is BM25 alone, 1 dense alone"
         )
-    searches = [Hits(each.scores[:, :CANDIDATES], each.rows[:, :CANDIDATES]) for each in (dense, lexical)]
-    return weighted_scores(searches, k, weights=[dense_weight, 1 - dense_weight])
+    return weighted_scores(_candidates(dense, lexical), k, weights=[dense_weight, 1 - dense_weight])
+
+
+def by_ranks(dense: Hits, lexical: Hits, k: int) -> Hits:
+    """Fuse a dense and a lexical search by reciprocal ranks, each weighing the same; depths as in `hybrid`."""
+    return reciprocal_rank(_candidates(dense, lexical), k)
+
+
+def _candidates(*searches: Hits) -> list[Hits]:
+    return [Hits(each.scores[:, :CANDIDATES], each.rows[:, :CANDIDATES]) for each in searches]
 
 
 def weighted_scores(searches: Sequence[Hits], k: int, *, weights: Sequence[float]) -> Hits:

@@ -82,6 +82,9 @@ class Snapshot:
         patterns = () if where is None else _patterns(where)
         found = [words.search(self._db, query, k, condition, patterns) for query in queries]
         width = max(map(len, found), default=0)
+        if width < k:  # places behind the last hit say how few texts share a word with a question
+            (chunks,) = self._db.execute("SELECT count(*) FROM chunks").fetchone()
+            width = min(k, chunks)
         scores_BK, rows_BK = np.zeros((len(found), width), np.float32), np.full((len(found), width), NO_ROW, np.int64)
         for i, hits in enumerate(found):
             rows_BK[i, : len(hits)] = [row for row, _ in hits]

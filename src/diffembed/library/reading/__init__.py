@@ -1,0 +1,1 @@
+"""Files of many kinds as documents: text, title, and where sections begin."""

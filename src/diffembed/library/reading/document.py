@@ -1,0 +1,77 @@
+"""What every reader gives, and how it says that a file can't be read."""
+
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from diffembed.errors import DataError
+
+LONGEST_COMPLAINT = 100
+"""Characters of a parser's own message that are worth a line in the user's list."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Document:
+    """A text to be indexed, and where it comes from."""
+
+    id: str
+    """The `_id` of a JSON row; the path for a file that is one document."""
+    title: str = ""
+    """May be empty."""
+    text: str
+    """What is embedded and searched; chunk offsets count its characters."""
+    headings: tuple[int, ...] = ()
+    """Character offsets in `text` where a section (heading, page, definition) begins, ascending."""
+
+
+class Unreadable(DataError):
+    """A file that gives no document.
+
+    Args:
+        reason: In a few words, for a list of files that were left out.
+        hint: What to do about it.
+    """
+
+    def __init__(self, reason: str, *, hint: str = "leave the file out, or save it as UTF-8 text") -> None:
+        super().__init__(reason, hint=hint)
+
+    @property
+    def reason(self) -> str:
+        return self.message
+
+
+class MissingParser(Unreadable):
+    """A file of a kind that needs the optional packages of the extra `docs`."""
+
+    def __init__(self) -> None:
+        super().__init__("needs the extra `docs` (pip install 'diffembed[docs]')", hint="pip install 'diffembed[docs]'")
+
+
+@contextmanager
+def refusing(kind: str) -> Iterator[None]:
+    """Turn whatever a foreign parser raises on a broken file into `Unreadable`, and keep its warnings quiet.
+
+    Args:
+        kind: What the file should have been, for example PDF.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except Unreadable:
+        raise
+    except Exception as error:  # parsers raise what they like: KeyError, RecursionError, MemoryError
+        words = re.sub(r"\s+", " ", "".join(c if c.isprintable() else " " for c in str(error)[: 4 * LONGEST_COMPLAINT]))
+        reason = f"broken {kind}: {words.strip()[:LONGEST_COMPLAINT] or type(error).__name__}"
+        raise Unreadable(reason, hint="save it anew with the program that made it") from error
+
+
+def whole_characters(text: str) -> str:
+    """Join the halves of surrogate pairs, and put U+FFFD for a half that stands alone: no tokenizer takes it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text

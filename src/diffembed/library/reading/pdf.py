@@ -1,0 +1,65 @@
+"""PDF: the text of its pages."""
+
+import io
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from diffembed.library.reading.document import Document, MissingParser, Unreadable, refusing, whole_characters
+
+if TYPE_CHECKING:
+    from pypdf import PdfReader
+
+BETWEEN_PAGES = "\n\n"
+LONGEST_TEXT = 64_000_000
+"""Characters; pages can share one stream of text, so a small file can have any length."""
+
+
+def read(path: Path, data: bytes) -> Document:
+    """Read the text of a PDF file, pages apart by a blank line; each page with text begins a section.
+
+    A file that opens without a password is read, also where printing or copying asks for one.
+
+    Raises:
+        Unreadable: It is broken, encrypted or endless, or pypdf is not installed.
+    """
+    try:
+        import pypdf
+        from pypdf.errors import DependencyError
+    except ImportError:
+        raise MissingParser from None
+    logger = logging.getLogger("pypdf")
+    if logger.level == logging.NOTSET:  # it remarks on each oddity; a person who set a level wants to see them
+        logger.setLevel(logging.CRITICAL)
+    reader = None
+    # A stream may ask for an image decoder, which pypdf would start as a program of its own.
+    with refusing("PDF"), pypdf.apply_configuration(jbig2dec_binary=None):
+        try:
+            reader = pypdf.PdfReader(io.BytesIO(data))
+            if reader.is_encrypted and not reader.decrypt(""):
+                raise _encrypted()
+            title = reader.metadata.title if reader.metadata else None
+            text, starts = _read_pages(reader)
+        except DependencyError:
+            if reader is None or reader.is_encrypted:  # it is a cipher that is missing
+                raise _encrypted() from None
+            raise
+    return Document(id=str(path), title=title or "", text=text, headings=tuple(starts))
+
+
+def _read_pages(reader: "PdfReader") -> tuple[str, list[int]]:
+    pages, starts, length = [], [], 0
+    for page in reader.pages:
+        text = whole_characters(page.extract_text()).replace("\0", " ").strip()
+        if not text:
+            continue
+        starts.append(length)
+        pages.append(text)
+        length += len(text) + len(BETWEEN_PAGES)
+        if length > LONGEST_TEXT:
+            raise Unreadable(f"over {LONGEST_TEXT // 1_000_000} million characters")
+    return BETWEEN_PAGES.join(pages), starts
+
+
+def _encrypted() -> Unreadable:
+    return Unreadable("encrypted PDF", hint="save it without a password")

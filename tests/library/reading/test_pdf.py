@@ -1,0 +1,102 @@
+"""PDF: pages with their text, and every way in which such a file can be broken."""
+
+import io
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from diffembed.library.reading.document import Document
+from diffembed.library.reading.read import Unreadable, read_document
+from tests.library.reading.made_files import pdf, pdf_of
+
+pytestmark = pytest.mark.extra
+pypdf = pytest.importorskip("pypdf")
+
+PAGES = ["First page of it", "", "Third: caf\xe9"]
+
+
+def read(data: bytes) -> Document:
+    return read_document(Path("my_report.pdf"), data)
+
+
+def reason(data: bytes) -> str:
+    with pytest.raises(Unreadable) as caught:
+        read(data)
+    return caught.value.reason
+
+
+def encrypted(password: str) -> bytes:
+    writer = pypdf.PdfWriter(clone_from=io.BytesIO(pdf(PAGES)))
+    writer.encrypt(user_password=password, owner_password="owner", algorithm="RC4-128")
+    file = io.BytesIO()
+    writer.write(file)
+    return file.getvalue()
+
+
+def test_pages():
+    document = read(pdf(PAGES, title="A report"))
+    assert document.text == "First page of it\n\nThird: café"
+    assert [document.text[start:][:5] for start in document.headings] == ["First", "Third"]
+    assert document.title == "A report"
+    assert read(pdf(PAGES)).title == "my report"
+
+
+def test_encrypted_files():
+    assert reason(encrypted("secret")) == "encrypted PDF"
+    assert read(encrypted("")).text == read(pdf(PAGES)).text
+
+
+def test_a_cipher_that_is_not_installed_reads_as_encrypted():
+    page = [b"<< /Type /Catalog /Pages 2 0 R >>", b"<< /Type /Pages /Count 0 /Kids [] >>"]
+    key = b"<" + b"00" * 48 + b">"
+    cipher = b"<< /Filter /Standard /V 5 /R 6 /Length 256 /P -4 /O %s /U %s /OE %s /UE %s /Perms <%s>" % (
+        (key,) * 2 + (b"<" + b"00" * 32 + b">",) * 2 + (b"00" * 16,)
+    )
+    cipher += b" /CF << /StdCF << /CFM /AESV3 /Length 32 >> >> /StmF /StdCF /StrF /StdCF >>"
+    assert reason(pdf_of([*page, cipher], b"/Root 1 0 R /Encrypt 3 0 R /ID [<00> <00>]")) == "encrypted PDF"
+
+
+def test_files_without_text():
+    assert reason(pdf([])) == "no text in it"
+    assert reason(pdf(["", ""])) == "no text in it"
+
+
+def test_broken_files(capfd):
+    whole = pdf(PAGES)
+    for data in (b"", b"%PDF-1.7", b"not a PDF at all", whole[:100], whole[-300:]):
+        assert reason(data).startswith("broken PDF: ")
+    assert capfd.readouterr() == ("", "")  # the parser's remarks are not the user's
+
+
+def test_a_page_tree_that_contains_itself():
+    tree = [b"<< /Type /Catalog /Pages 2 0 R >>", b"<< /Type /Pages /Count 9 /Kids [2 0 R 2 0 R] >>"]
+    assert reason(pdf_of(tree, b"/Root 1 0 R"))
+
+
+def test_a_stream_starts_no_other_program(monkeypatch):
+    def refuse(*_, **__):
+        raise AssertionError("a program was started")
+
+    monkeypatch.setattr("subprocess.run", refuse)
+    assert reason(pdf(["text"]).replace(b"<< /Length", b"<< /Filter /JBIG2Decode /Length")).startswith("broken PDF: ")
+
+
+@given(end=st.integers(0, 1500))
+def test_a_file_cut_anywhere_gives_a_document_or_a_reason(end):
+    check(pdf(PAGES)[:end])
+
+
+@given(place=st.integers(0, 1500), byte=st.integers(0, 255))
+def test_a_file_with_a_wrong_byte_gives_a_document_or_a_reason(place, byte):
+    data = bytearray(pdf(PAGES))
+    data[place % len(data)] = byte
+    check(bytes(data))
+
+
+def check(data: bytes) -> None:
+    try:
+        assert read(data).text.strip()
+    except Unreadable as error:
+        assert error.reason.isprintable()

@@ -1,0 +1,220 @@
+"""Whatever lies in a folder gives a document or a reason, and nothing else."""
+
+import gzip
+import json
+import os
+import stat
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from diffembed.errors import DataError
+from diffembed.library.reading.document import whole_characters
+from diffembed.library.reading.read import (
+    KINDS,
+    MAX_BYTES,
+    Unreadable,
+    is_rows,
+    kind_of,
+    read_bytes,
+    read_document,
+    read_rows,
+)
+from tests.library.reading.made_files import folder_of_nobody
+
+CORE = (".txt", ".md", ".rst", ".py", ".unknown")
+NEEDS_DOCS = (".html", ".htm", ".pdf", ".docx")
+ODD_TEXT = st.text(
+    st.sampled_from("a#=-*>`~:\"'()[]{}<>/&;@\\ \t\n\r\f\v\x85\u2028é漢🙂") | st.characters(codec="utf-8"), max_size=200
+)
+
+
+def reason(path: Path | str, data: bytes) -> str:
+    with pytest.raises(Unreadable) as caught:
+        read_document(Path(path), data)
+    assert caught.value.hint
+    return caught.value.reason
+
+
+def check(suffix: str, data: bytes) -> None:
+    """The promise of a document, for any bytes."""
+    try:
+        document = read_document(Path("some_file" + suffix), data)
+    except Unreadable as error:
+        assert error.reason and error.reason.isprintable() and len(error.reason) < 200
+        return
+    (document.text + document.title).encode()
+    assert document.text.strip() and document.title and len(document.title) <= 200
+    assert "\0" not in document.text
+    assert list(document.headings) == sorted(set(document.headings))
+    assert all(document.text[start:].strip() for start in document.headings)
+
+
+@pytest.mark.parametrize("suffix", CORE)
+@given(data=st.binary(max_size=200) | ODD_TEXT.map(str.encode) | ODD_TEXT.map(lambda text: text.encode("utf-16")))
+def test_any_bytes_give_a_document_or_a_reason(suffix, data):
+    check(suffix, data)
+
+
+@pytest.mark.extra
+@pytest.mark.parametrize("suffix", NEEDS_DOCS)
+@given(data=st.binary(max_size=200) | ODD_TEXT.map(str.encode), start=st.sampled_from([b"", b"%PDF-1.7\n", b"PK\3\4"]))
+def test_any_bytes_give_a_document_or_a_reason_for_the_extra_kinds(suffix, data, start):
+    check(suffix, start + data)
+
+
+@pytest.mark.parametrize("suffix", CORE)
+def test_every_kind_of_text_is_decoded_alike(suffix):
+    path = Path("notes" + suffix)
+    assert read_document(path, "# größe\r\nx\n".encode("utf-8-sig")).text == "# größe\nx\n"
+    assert read_document(path, "# größe 🙂".encode("utf-16")).text == "# größe 🙂"
+    assert read_document(path, b"\xfe\xff" + "# größe".encode("utf-16-be")).text == "# größe"
+    assert read_document(path, b"# x\ry\x0cz").text == "# x\ry\x0cz"
+    assert reason(path, b"ab\0c") == "binary"
+    assert reason(path, "x\0y".encode("utf-16")) == "binary"
+    assert reason(path, b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR") == "binary"
+    assert reason(path, b"caf\xe9 au lait") == "not UTF-8 text (bad byte at offset 3)"
+    assert reason(path, b"\xef\xbb\xbfabc\xff") == "not UTF-8 text (bad byte at offset 6)"
+    assert reason(path, b"\xff\xfea\0\x00\xd8") == "not UTF-16 text (bad byte at offset 4)"
+    for empty in (b"", b" \n\t\n", b"\xef\xbb\xbf", "　\u2028".encode()):
+        assert reason(path, empty) == "no text in it"
+
+
+def test_titles_from_names():
+    for name, title in [("my_first-note.v2.txt", "my first note.v2"), ("README", "README"), ("__.txt", "__")]:
+        assert read_document(Path("/some/where") / name, b"x").title == title
+    assert read_document(Path("/some/where/a.txt"), b"x").id == "/some/where/a.txt"
+    assert len(read_document(Path("a.md"), b"# " + b"word " * 1000).title) == 200
+
+
+def test_kinds_follow_the_suffix_in_any_letters():
+    assert [kind_of(name) for name in ("a.TXT", "a.HtMl", "a.b.md", "a.jsonl.gz", "A.JSONL")] == [
+        ".txt",
+        ".html",
+        ".md",
+        ".jsonl.gz",
+        ".jsonl",
+    ]
+    assert [kind_of(name) for name in ("txt", ".txt", "a.gz", "a.json", "a.txt~")] == [None] * 5
+    assert [is_rows(Path(name)) for name in ("a.jsonl", "a.jsonl.gz", "a.txt", "a.gz")] == [True, True, False, False]
+
+
+def test_bytes_of_a_file_and_of_a_link_to_it(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"x" * 3_000_000)
+    (tmp_path / "b.txt").symlink_to("a.txt")
+    assert read_bytes(tmp_path / "b.txt") == b"x" * 3_000_000
+
+
+def test_what_cannot_be_read_says_why(tmp_path):
+    os.mkfifo(tmp_path / "pipe.txt")
+    (tmp_path / "loop.txt").symlink_to("loop.txt")
+    (tmp_path / "log.txt").touch()
+    os.truncate(tmp_path / "log.txt", 1 << 30)
+    wanted = {
+        "pipe.txt": "not a regular file",
+        ".": "not a regular file",
+        "loop.txt": "a link that leads back to itself",
+        "gone.txt": "not there any more",
+        "log.txt": "over 64 MB",
+    }
+    for name, expected in wanted.items():
+        with pytest.raises(Unreadable) as caught:
+            read_bytes(tmp_path / name)
+        assert caught.value.reason == expected
+    assert reason("a.txt", bytes(MAX_BYTES + 1)) == "over 64 MB"
+
+
+def test_an_endless_file_that_says_it_is_empty_ends():
+    with pytest.raises(Unreadable, match="not a regular file"):
+        read_bytes(Path("/dev/zero"))
+
+
+def test_a_file_without_permission():
+    with folder_of_nobody() as folder:
+        for name in ("a.txt", "a.jsonl"):
+            (folder / name).write_text("{}")
+            (folder / name).chmod(0)
+        for read in (lambda: read_bytes(folder / "a.txt"), lambda: list(read_rows(folder / "a.jsonl"))):
+            with pytest.raises(Unreadable) as caught:
+                read()
+            assert caught.value.reason == "no permission"
+        (folder / "a.txt").chmod(stat.S_IRWXU)
+
+
+@pytest.mark.parametrize(("suffix", "package"), [(".pdf", "pypdf"), (".html", "selectolax.lexbor"), (".docx", "docx")])
+def test_a_missing_parser_is_a_reason(monkeypatch, suffix, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    assert "pip install 'diffembed[docs]'" in reason("a" + suffix, b"anything")
+
+
+def test_every_kind_has_a_reader_or_rows():
+    assert {suffix for suffix, reader in KINDS.items() if reader is None} == {".jsonl", ".jsonl.gz"}
+    assert {*CORE[:-1], *NEEDS_DOCS, ".jsonl", ".jsonl.gz"} == set(KINDS)
+
+
+def write_rows(path: Path, lines: list[str]) -> Path:
+    data = "".join(f"{line}\n" for line in lines).encode()
+    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz"])
+def test_rows(tmp_path, suffix):
+    rows = [
+        {"_id": "a", "title": "Cats", "text": "They purr."},
+        {"_id": 7, "title": "", "text": " Dogs. "},
+        {"_id": "b", "title": None, "text": ""},
+        {"_id": "c", "text": "half \ud83d"},
+    ]
+    path = write_rows(tmp_path / f"corpus{suffix}", [json.dumps(row) for row in rows] + ["", "  "])
+    documents = list(read_rows(path))
+    assert [(each.id, each.title, each.text) for each in documents[:3]] == [
+        ("a", "Cats", "Cats They purr."),
+        ("7", "", "Dogs."),
+        ("b", "", ""),
+    ]
+    assert documents[3].text.encode().startswith(b"half ")
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ('{"_id": "1", "text": "again"}', "twice"),
+        ('{"_id": 1, "text": "the same id"}', "twice"),
+        ('{"_id": "2"}', "no text"),
+        ('{"_id": "2", "text": 3}', "no text"),
+        ('{"_id": "2", "text": "x", "title": 3}', "title"),
+        ('{"text": "x"}', "`_id`"),
+        ('{"_id": "", "text": "x"}', "`_id`"),
+        ('{"_id": true, "text": "x"}', "`_id`"),
+        ('{"_id": "2", "text": "x"', "not JSON"),
+        ("[1]", "not a JSON object"),
+        ("[" * 100_000, "not JSON"),
+    ],
+)
+def test_a_bad_row_is_named(tmp_path, line, complaint):
+    path = write_rows(tmp_path / "a.jsonl", ['{"_id": "1", "text": "fine"}', line])
+    with pytest.raises(DataError, match=r"a\.jsonl:2") as caught:
+        list(read_rows(path))
+    assert complaint in caught.value.message
+
+
+def test_rows_of_a_pipe_are_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.jsonl")
+    with pytest.raises(Unreadable, match="not a regular file"):
+        next(read_rows(tmp_path / "a.jsonl"))
+
+
+def test_rows_stream(tmp_path):
+    path = write_rows(tmp_path / "a.jsonl", ['{"_id": "1", "text": "fine"}', "broken"])
+    assert next(read_rows(path)).id == "1"
+
+
+@given(st.text(st.characters(categories=["Lu", "Cs"]) | st.sampled_from("\ud83d\ude42\ud800"), max_size=20))
+def test_whole_characters(text):
+    whole = whole_characters(text)
+    assert whole == text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    assert whole_characters(whole) == whole and not any("\ud800" <= c <= "\udfff" for c in whole)
