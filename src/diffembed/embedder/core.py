@@ -15,39 +15,23 @@ from numpy.typing import NDArray
 from diffembed.backbone import DIRECTIONS, Backbone, Direction, pack
 from diffembed.backbone.compact import pack_weights, unpack_weights
 from diffembed.backbone.fused import FusedBackbone
-from diffembed.embedder import folder
+from diffembed.embedder import folder, golden
 from diffembed.embedder.chunks import Chunk, ChunkLayout, Chunks, lay_out_chunks
 from diffembed.embedder.chunks import batches as batches_of_chunks
 from diffembed.embedder.layout import OVERFLOWS, Layout, Overflow, batches, lay_out, read_chunks, token_rows
-from diffembed.embedder.model import Golden, Model
+from diffembed.embedder.locate import fingerprint
+from diffembed.embedder.model import Model
+from diffembed.embedder.placement import number_format, place
 from diffembed.embedder.report import Encoded, Report
 from diffembed.errors import CheckpointError, ConfigError
-from diffembed.hardware import default_device, default_dtype
 from diffembed.readout import MeanPool, Precision, check_readout, to_precision, to_vectors
 from diffembed.text.instructions import DEFAULT_PROMPTS, ROLES, Role, instruction_prompt
 from diffembed.text.tokenizer import Tokenizer
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 # Tokens in a batch. A CPU wants what stays in its caches (1,024 and 2,048 measured equal, 512 and 4,096 slower); a GPU
 # wants enough to be busy.
 CPU_BATCH_TOKENS = 2_048
 GPU_BATCH_TOKENS = 32_768
-
-# Replayed to see that a folder still gives the vectors it was saved with: a role, an empty text, odd ones, windows.
-GOLDEN_TEXTS: tuple[tuple[Role, str], ...] = (
-    ("query", "how do I copy a folder?"),
-    ("document", "Recursively copy an entire directory tree rooted at src to a directory named dst."),
-    ("document", ""),
-    ("document", "naïve café,\n\t3.14159 ≈ π — 日本語 🙂"),
-    ("document", " ".join(str(number) for number in range(1_000))),
-)
-GOLDEN_DECIMALS = 7
-# Of these as many are replayed whenever a folder is loaded; bf16 gives 0.9999, another tokenizer next to nothing.
-NUM_REPLAYED = 2
-LEAST_COSINE = 0.99
-# Shorter means have no direction: F.normalize divides by no less.
-LEAST_NORM = 1e-12
 
 
 class Embedder:
@@ -66,6 +50,8 @@ class Embedder:
         self._has_warned = False
         self.folder: Path | None = None
         """From which it was loaded; None for one that was made in memory."""
+        self.fingerprint: str | None = None
+        """Of that folder when it was loaded; see `diffembed.embedder.locate.fingerprint`."""
         self.last_report: Report | None = None
         """Of the latest `encode*` call. Use `embed` where several threads share an embedder."""
 
@@ -92,12 +78,12 @@ class Embedder:
         """
         if direction is not None and direction not in DIRECTIONS:
             raise ConfigError(f"direction is {direction!r}", hint=f"allowed: {', '.join(DIRECTIONS)}")
-        on = _device(device)
-        as_type = _dtype(dtype, on)
+        on = place(device)
+        as_type = number_format(dtype, on)
         found = folder.find(name)
         embedder = cls(folder.read_model(found, direction), dtype=as_type, device=on)
-        embedder.folder = found
-        embedder._replay(embedder._model.golden[:NUM_REPLAYED])
+        embedder.folder, embedder.fingerprint = found, fingerprint(found)
+        golden.replay(embedder, embedder._model.golden)
         return embedder
 
     @classmethod
@@ -126,7 +112,7 @@ class Embedder:
         Raises:
             CheckpointError: The parts do not fit each other.
         """
-        on = _device(device)
+        on = place(device)
         weights = {n: p.detach().to("cpu", torch.float32, copy=True) for n, p in backbone.named_parameters()}
         model = Model(
             backbone=Backbone.from_weights(backbone.config, weights).requires_grad_(False).eval(),
@@ -135,7 +121,7 @@ class Embedder:
             max_tokens=max_tokens,
             trained=dict(trained or {}),
         )
-        return cls(model, dtype=_dtype(dtype, on), device=on)
+        return cls(model, dtype=number_format(dtype, on), device=on)
 
     @property
     def dims(self) -> int:
@@ -386,23 +372,7 @@ class Embedder:
             rounded = unpack_weights(pack_weights(dict(model.backbone.named_parameters())))
             model = replace(model, backbone=Backbone.from_weights(model.backbone.config, rounded).eval())
         exact = Embedder(model, dtype=torch.float32, device=torch.device("cpu"))
-        golden = [
-            {"role": role, "text": text, "vector": exact._golden_vector(text, role)} for role, text in GOLDEN_TEXTS
-        ]
-        folder.write_model(model, path, golden, weights)
-
-    def _golden_vector(self, text: str, role: Role) -> list[float]:
-        return self.embed([text], role).vectors[0].astype(float).round(GOLDEN_DECIMALS).tolist()
-
-    def _replay(self, golden: Sequence[Golden]) -> None:
-        """See that texts which were saved with the model have the vectors that they had then."""
-        for role, text, vector in golden:
-            cosine = float(self.embed([text], role).vectors[0] @ np.array(vector, np.float32))
-            if not cosine >= LEAST_COSINE:
-                raise CheckpointError(
-                    f"the model gives another vector than it was saved with for {text!r} (cosine {cosine:.3f})",
-                    hint="its files were changed or mixed up; copy the folder again",
-                )
+        folder.write_model(model, path, golden.make(exact), weights)
 
     def _prompt(self, role: Role | None, instruction: str | None) -> str:
         if role is not None and role not in ROLES:
@@ -439,7 +409,7 @@ class Embedder:
             pool.add(states_TD, torch.from_numpy(rows_T).to(self.device))
         means_ND = pool.means()
         norms_N = means_ND[:, :dims].norm(dim=-1)
-        is_sound_N = means_ND.isfinite().all(dim=-1) & norms_N.isfinite() & (norms_N > LEAST_NORM)
+        is_sound_N = means_ND.isfinite().all(dim=-1) & norms_N.isfinite() & (norms_N > golden.LEAST_NORM)
         if not bool(is_sound_N.all()):
             number = first + int(is_sound_N.logical_not().nonzero()[0])
             raise CheckpointError(
@@ -460,24 +430,3 @@ class Embedder:
                 "the report counts them (overflow='window' would read all of each text)",
                 stacklevel=4,
             )
-
-
-def _device(device: str | torch.device | None) -> torch.device:
-    try:
-        found = torch.device(default_device() if device is None else device)
-        torch.empty(0, device=found)
-        if found.type == "meta":
-            raise TypeError("it holds no numbers")
-    except (RuntimeError, AssertionError, TypeError) as error:  # torch without CUDA asserts
-        reason = str(error).partition("\n")[0]
-        raise ConfigError(f"device {device!r} cannot be used: {reason}", hint="cpu works everywhere") from None
-    return found
-
-
-def _dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
-    if dtype is None:
-        return default_dtype(device.type)
-    found = DTYPES.get(dtype.removeprefix("torch.")) if isinstance(dtype, str) else dtype
-    if found not in DTYPES.values():
-        raise ConfigError(f"dtype is {dtype!r}", hint=f"allowed: {', '.join(DTYPES)}")
-    return found  # type: ignore[return-value]

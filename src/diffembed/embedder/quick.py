@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from diffembed.backbone.config import DIRECTIONS, Direction
 from diffembed.backbone.quick import QuickBackbone, Unsupported
+from diffembed.embedder.golden import LEAST_COSINE, LEAST_NORM
 from diffembed.embedder.sidecar import SIDECAR_FILE, check_digests, read_golden, read_sidecar
 from diffembed.errors import ConfigError, DataError, DiffembedError
 from diffembed.text.instructions import ROLES, instruction_prompt
@@ -18,9 +19,6 @@ __all__ = ["QuickEncoder", "Unsupported"]
 
 # Tokens that are computed at a time, and in a text at most: they bound the memory.
 BATCH_TOKENS = 2_048
-# What `Embedder` asks of the vectors that are replayed, and of a mean that has a direction.
-LEAST_COSINE = 0.99
-LEAST_NORM = 1e-12
 
 
 class QuickEncoder:

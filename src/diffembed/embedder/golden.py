@@ -1,0 +1,55 @@
+"""Texts whose vectors are saved with a model, so that any later copy can be checked. Free of torch."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from diffembed.errors import CheckpointError
+from diffembed.text.instructions import Role
+
+if TYPE_CHECKING:
+    from diffembed.embedder.core import Embedder
+    from diffembed.embedder.model import Golden
+
+# A role, an empty text, odd ones, windows.
+TEXTS: tuple[tuple[Role, str], ...] = (
+    ("query", "how do I copy a folder?"),
+    ("document", "Recursively copy an entire directory tree rooted at src to a directory named dst."),
+    ("document", ""),
+    ("document", "naïve café,\n\t3.14159 ≈ π — 日本語 🙂"),
+    ("document", " ".join(str(number) for number in range(1_000))),
+)
+DECIMALS = 7
+# Of these as many are replayed whenever a folder is loaded; bf16 gives 0.9999, another tokenizer next to nothing.
+NUM_REPLAYED = 2
+LEAST_COSINE = 0.99
+# Shorter means have no direction: torch's normalize divides by no less.
+LEAST_NORM = 1e-12
+
+
+def make(embedder: "Embedder") -> list[dict[str, Any]]:
+    """Role, text and vector of each golden text."""
+    return [
+        {
+            "role": role,
+            "text": text,
+            "vector": embedder.embed([text], role).vectors[0].astype(float).round(DECIMALS).tolist(),
+        }
+        for role, text in TEXTS
+    ]
+
+
+def replay(embedder: "Embedder", saved: "Sequence[Golden]") -> None:
+    """See that texts which were saved with the model have the vectors that they had then.
+
+    Raises:
+        CheckpointError: One has another.
+    """
+    for role, text, vector in saved[:NUM_REPLAYED]:
+        cosine = float(embedder.embed([text], role).vectors[0] @ np.array(vector, np.float32))
+        if not cosine >= LEAST_COSINE:
+            raise CheckpointError(
+                f"the model gives another vector than it was saved with for {text!r} (cosine {cosine:.3f})",
+                hint="its files were changed or mixed up; copy the folder again",
+            )
