@@ -85,7 +85,7 @@ def builtin() -> FinetuneConfig:
     """The embedder that ships in the wheel, from the model that `diffembed pretrain builtin` makes.
 
     `diffembed finetune builtin --data DIR --out DIR --set init=RUN/model`; some
-    25 minutes on 2 quiet CPU cores with AVX512-BF16.
+    55 minutes on 2 quiet CPU cores with AVX512-BF16.
     """
     return FinetuneConfig(
         init=None,
@@ -99,7 +99,7 @@ def builtin() -> FinetuneConfig:
         symmetric=True,
         instruction_share=0.5,
         optimizer=OptimizerConfig(peak_lr=5e-4, warmup_steps=25, decay_share=0.5),
-        loop=LoopConfig(num_steps=400),
+        loop=LoopConfig(num_steps=800),
     )
 
 
