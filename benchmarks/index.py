@@ -2,16 +2,18 @@
 
     python benchmarks/index.py --sizes 1000 10000 100000 1000000 --text FOLDER --files 10000
 
-- Making: files of --text (the running Python's library when absent) until --megabytes are read; the share of the time
-  that the model takes; the same again when nothing has changed.
+- Making: files of --text (the running Python's library when absent) until --megabytes are read, with the model loaded
+  beforehand; the share of the time that the model takes; the same again when nothing has changed.
+- Asking: `diffembed search` from a cold start, each time a new process, and `Index.search` in a process that goes on,
+  with everything that a person waits for: the question's vector, best sentences, words.
 - Unchanged: a folder of --files small files is indexed, then again.
-- Searching: indexes of --sizes chunks with random unit vectors and texts drawn from the words of the library, each
-  searched in a process of its own: `first` is the first query after opening, the others follow with new words each.
+- Searching: indexes of --sizes chunks with random unit vectors and texts drawn from the words of the library, of which
+  the share --dead was removed again; each searched in a process of its own, with vectors for questions and no model.
+  `first` is the first query after opening, in a system that has just written the files.
 """
 
 import argparse
 import json
-import os
 import random
 import shutil
 import subprocess
@@ -24,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from diffembed import hardware
+from diffembed import Embedder, Index, hardware
 from diffembed.data.docstrings import library_folder, read_docstrings
 from diffembed.index import fusion
 from diffembed.index.snapshot import Settings, Snapshot
@@ -46,6 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(dir=options.scratch, prefix="diffembed-bench-") as scratch:
         folder = Path(scratch)
         facts: dict[str, Any] = {"making": _make(folder, options)}
+        facts["asking"] = _ask_as_a_person(folder / "made", options)
         if options.files:
             facts["unchanged"] = _unchanged(folder, options.files)
         (folder / "words.json").write_text(json.dumps(_words()))
@@ -59,6 +62,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--sizes", nargs="*", type=int, default=[1_000, 10_000, 100_000], metavar="N")
     parser.add_argument("--precision", choices=("float32", "float16", "int8"), default="float16")
     parser.add_argument("--queries", type=int, default=50, metavar="N")
+    parser.add_argument("--starts", type=int, default=20, metavar="N", help="cold starts of each mode")
+    parser.add_argument(
+        "--dead", type=float, default=0.1, metavar="X", help="share of the chunks that is removed again"
+    )
     parser.add_argument("--text", type=Path, metavar="FOLDER")
     parser.add_argument("--megabytes", type=float, default=2.0, metavar="X")
     parser.add_argument("--files", type=int, default=10_000, metavar="N")
@@ -77,7 +84,8 @@ def _make(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
             copied += path.stat().st_size
             if copied > options.megabytes * 1e6:
                 break
-    account = index_files([folder / "text"], folder / "made")
+    embedder = Embedder.load()
+    account = index_files([folder / "text"], folder / "made", model=embedder)
     start = time.perf_counter()
     index_files([folder / "text"], folder / "made")
     again = time.perf_counter() - start
@@ -94,6 +102,36 @@ def _make(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     }
     print("making", facts, flush=True)
     return facts
+
+
+def _ask_as_a_person(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Seconds of the command, and milliseconds of `Index.search`, over the index that `_make` made."""
+    rng, words = random.Random(2), _words()
+    questions = [" ".join(rng.choices(words, k=8)) for _ in range(options.queries)]
+    facts: dict[str, Any] = {}
+    for mode in MODES:
+        times = []
+        for question in questions[: options.starts]:
+            command = [sys.executable, "-m", "diffembed", "search", str(folder), question, "--mode", mode]
+            start = time.perf_counter()
+            subprocess.run(command, check=True, capture_output=True)
+            times.append(time.perf_counter() - start)
+        facts[f"{mode}_cold_s"] = {"p50": _percentile(times, 50, 2), "p95": _percentile(times, 95, 2)}
+    with Index.open(folder) as index:
+        index.search(questions[0])
+        for mode in MODES:
+            times = []
+            for question in questions:
+                start = time.perf_counter()
+                index.search(question, mode=mode)
+                times.append(1000 * (time.perf_counter() - start))
+            facts[f"{mode}_warm_ms"] = {"p50": _percentile(times, 50), "p95": _percentile(times, 95)}
+    print("asking", facts, flush=True)
+    return facts
+
+
+def _percentile(values: Sequence[float], share: int, digits: int = 1) -> float:
+    return round(float(np.percentile(values, share)), digits)
 
 
 def _unchanged(folder: Path, count: int) -> dict[str, Any]:
@@ -128,7 +166,13 @@ def _measure(folder: Path, size: int, options: argparse.Namespace) -> dict[str, 
     """Make an index of `size` chunks and search it in a fresh process."""
     to = folder / f"index-{size}"
     settings = Settings(
-        model="builtin", fingerprint="", dims=DIMS, precision=options.precision, chunk_tokens=256, contextual=True
+        model="builtin",
+        fingerprint="",
+        dims=DIMS,
+        precision=options.precision,
+        chunk_tokens=256,
+        contextual=True,
+        dtype="float32",
     )
     store = Store.create(to, settings)
     rng, words = random.Random(size), json.loads((folder / "words.json").read_text())
@@ -145,12 +189,17 @@ def _measure(folder: Path, size: int, options: argparse.Namespace) -> dict[str, 
                 writer.put("", str(number), digest="", title="", text=text, spans=[(0, len(text))], vectors=vector)
             writer.commit()
     made = time.perf_counter() - start
+    with store.writing() as writer:
+        for number in rng.sample(range(size), int(options.dead * size)):
+            writer.drop_document("", str(number))
+        writer.commit()
     count = store.read(lambda snapshot: snapshot.counts())
     store.close()
     command = [sys.executable, __file__, "--child", str(to), "--queries", str(options.queries)]
     found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
     facts = {
         "chunks": size,
+        "dead": int(options.dead * size),
         "precision": options.precision,
         "megabytes": round(count.size_bytes / 1e6, 1),
         "written_seconds": round(made, 1),
@@ -180,8 +229,8 @@ def _search(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     for mode, (first, *others) in times.items():
         facts[f"{mode}_ms"] = {
             "first": round(first, 1),
-            "p50": round(float(np.percentile(others, 50)), 1),
-            "p95": round(float(np.percentile(others, 95)), 1),
+            "p50": _percentile(others, 50),
+            "p95": _percentile(others, 95),
         }
     return {**facts, "peak_mb": round(_peak_mb()), "peak_before_mb": round(before)}
 
@@ -204,5 +253,4 @@ def _peak_mb() -> float:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("PYTHONPATH", os.pathsep.join(sys.path[1:2]))
     sys.exit(main())

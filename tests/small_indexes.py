@@ -19,7 +19,15 @@ from diffembed.index.store import Store
 from diffembed.index.writer import Writer
 
 DIMS = 4
-SETTINGS = dict(model="small", fingerprint="abc", dims=DIMS, precision="float16", chunk_tokens=8, contextual=True)
+SETTINGS = dict(
+    model="small",
+    fingerprint="abc",
+    dtype="float32",
+    dims=DIMS,
+    precision="float16",
+    chunk_tokens=8,
+    contextual=True,
+)
 
 
 def create(folder: Path, **changes) -> Store:
@@ -83,12 +91,14 @@ class Model:
 
     files: dict[str, str | None] = field(default_factory=dict)
     documents: dict[tuple[str, str], Entry] = field(default_factory=dict)
+    unreadable: dict[str, tuple[str, str]] = field(default_factory=dict)
 
     def copy(self) -> "Model":
-        return Model(dict(self.files), dict(self.documents))
+        return Model(dict(self.files), dict(self.documents), dict(self.unreadable))
 
     def put(self, path: str, key: str, text: str, title: str) -> None:
         self.files.setdefault(path, None)
+        self.unreadable.pop(path, None)
         self.documents.pop((path, key), None)
         self.documents[path, key] = Entry(title, text)
 

@@ -11,7 +11,6 @@ import typer
 
 from diffembed import builtin, configs, recipes
 from diffembed.cli.app import VERBS, app
-from diffembed.library.update import index_files
 from tests.test_layers import LAYERS
 from tests.tiny_embedders import make
 
@@ -174,7 +173,6 @@ def test_the_python_of_the_readme_runs(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "trains.md").write_text("# Trains\n\nOn Sundays only the slow train runs.\n")
-    index_files(["notes"], "my-index")
     for code in codes:
         exec(compile(code, "README.md", "exec"), {})
     shown = capsys.readouterr().out

@@ -49,6 +49,23 @@ def test_no_quota_where_there_is_no_cgroup(monkeypatch):
     assert hardware.cpu_quota() == 3
 
 
+@pytest.mark.parametrize(
+    ("said", "wanted"),
+    [
+        ({}, ("3", "3")),
+        ({"MKL_NUM_THREADS": "1"}, ("3", "1")),
+        ({"OPENBLAS_NUM_THREADS": "8", "MKL_NUM_THREADS": "9"}, ("8", "9")),
+        ({"OMP_NUM_THREADS": "1"}, (None, None)),
+    ],
+)
+def test_numpy_keeps_to_the_quota_unless_it_is_told_otherwise(monkeypatch, said, wanted):
+    monkeypatch.setattr(hardware, "cpu_quota", lambda: 3)
+    environment = dict(said)
+    monkeypatch.setattr("os.environ", environment)
+    hardware.limit_blas_threads()
+    assert (environment.get("OPENBLAS_NUM_THREADS"), environment.get("MKL_NUM_THREADS")) == wanted
+
+
 def test_threads_keep_to_the_quota(monkeypatch):
     before = torch.get_num_threads()
     try:

@@ -74,6 +74,17 @@ def limit_threads() -> None:
     torch.set_num_threads(min(torch.get_num_threads(), cpu_quota()))
 
 
+def limit_blas_threads() -> None:
+    """Let numpy use no more threads than this process may use CPUs; call it before numpy is imported.
+
+    What the environment says already stands.
+    """
+    if "OMP_NUM_THREADS" in os.environ:  # which they obey unless told otherwise
+        return
+    for name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(name, str(cpu_quota()))
+
+
 def keep_freed_memory() -> None:
     """Make glibc keep freed blocks instead of giving them back to the kernel; a no-op elsewhere.
 

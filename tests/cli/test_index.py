@@ -1,7 +1,10 @@
 """`diffembed index`: what it says, what it refuses, and that a refusal leaves everything as it was."""
 
+import gzip
+import io
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -15,9 +18,11 @@ import pytest
 
 from diffembed.cli import main
 from diffembed.index.store import Store
+from diffembed.index.writer import Writer
 from diffembed.library.index import Index
 from diffembed.library.update import index_files
 from tests.library.conftest import CHUNK, TREE, contents, save_model, write
+from tests.library.reading.made_files import pdf
 from tests.tiny_embedders import SENTENCE
 
 Shown = pytest.CaptureFixture[str]
@@ -103,19 +108,66 @@ def test_json_is_the_account(tree: Path, to: Path, model: Path, capsys: Shown) -
 
 
 def test_many_skipped_files_are_summed_up(tree: Path, to: Path, model: Path, capsys: Shown) -> None:
-    write(tree, {f"bad/{n:02}.txt": b"\0" if n else b"" for n in range(30)})
+    write(tree, {f"bad/{n:02}.txt": b"\0" for n in range(30)} | {f"a/{n}/__init__.py": b"" for n in range(40)})
+    args = ["index", str(tree), "--to", str(to), "--model", str(model)]
+    for _ in range(2):  # what was not read again is named again
+        assert main(args) == 0
+        lines = capsys.readouterr().err.splitlines()
+        assert "70 skipped" in lines[0]
+        assert [line for line in lines if line.startswith("skipped /")] == [
+            f"skipped {tree}/bad/{n:02}.txt: binary" for n in range(20)
+        ]
+        assert "skipped 10 more (--json names them all): 10 binary" in lines
+        places = [f"{tree}/a/{n}/__init__.py" for n in ("0", "1", "10")]
+        assert f"skipped 40 without text: {', '.join(places)}, ..." in lines
+
+
+def test_a_disk_without_room_to_tidy_up_is_told_of(
+    made: Path, tree: Path, capsys: Shown, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was indexed is there all the same."""
+    write(tree, {"new.txt": b"a new file"})
+    monkeypatch.setattr(Writer, "compact_if_due", lambda writer: writer.commit() is not None)
+    assert main(["index", str(tree), "--to", str(made)]) == 0
+    assert "the disk has no room to write the vectors anew" in capsys.readouterr().err
+    with Index.open(made) as index:
+        assert index.counts().files == 9
+
+
+def test_a_name_gives_the_terminal_no_orders(tmp_path: Path, model: Path, capsys: Shown) -> None:
+    tree = write(tmp_path / "tree\x1b]0;owned\x07", {"good.txt": b"good", "bad\x1b[2J\n.txt": b"\0", "x.\x1b[1m": b""})
+    for args in ([tree, "--to", tree / "index", "--model", model], [tree / "no", "--to", tree / "index"]):
+        main(["index", *map(str, args)])
+        shown = capsys.readouterr().err
+        assert "owned" in shown and all(character.isprintable() or character == "\n" for character in shown)
+
+
+@pytest.mark.parametrize("phase", ["looking", "reading"])
+def test_progress_without_a_terminal(
+    tree: Path, to: Path, model: Path, capsys: Shown, monkeypatch: pytest.MonkeyPatch, phase: str
+) -> None:
+    monkeypatch.setattr("diffembed.cli.index.PLAIN_S", -1.0)
+    monkeypatch.setattr("diffembed.library.plan.TOLD_S", -1.0)
     assert main(["index", str(tree), "--to", str(to), "--model", str(model)]) == 0
     lines = capsys.readouterr().err.splitlines()
-    assert sum(line.startswith("skipped /") for line in lines) == 20
-    assert "skipped 10 more (--json names them all): 10 binary" in lines
+    looking = [line for line in lines if line.startswith("looking at ")]
+    if phase == "looking":
+        assert len(looking) == 8 and looking == lines[:8]
+        assert re.fullmatch(r"looking at 8 files, 0%, 0:00:00 left", looking[0])
+        assert re.fullmatch(r"looking at 8 files, 88%, 0:00:\d\d left", looking[-1])
+    else:
+        told = [re.fullmatch(r"(\d+) documents, [\d,]+ tokens/s, (\d+)%, 0:0\d:\d\d left", line) for line in lines]
+        found = [(int(each[1]), int(each[2])) for each in told if each]
+        assert found == sorted(found) and {count for count, _ in found} == set(range(11)) and found[-1] == (10, 100)
 
 
 def test_remove(made: Path, tree: Path, capsys: Shown) -> None:
     args = ["index", "--remove", "--to", str(made), "--json"]
-    assert main([*args, str(tree / "nowhere.txt")]) == 0
-    shown = capsys.readouterr()
-    assert json.loads(shown.out) == {"removed": 0}
-    assert shown.err.startswith("0 files removed; ")
+    before = on_disk(made)
+    for paths in ([tree / "nowhere.txt"], [tree / "deep", tree / "dee"], [tree / "notes.txt" / "below"]):
+        message = refused([*args[1:], *paths], capsys, 1)
+        assert f"nothing of {paths[-1]} is in the index" in message and "nothing was removed" in message
+    assert on_disk(made) == before
     assert main([*args, str(tree / "deep"), str(tree / "notes.txt")]) == 0
     assert json.loads(capsys.readouterr().out) == {"removed": 4}
     with closing(Index.open(made)) as index:
@@ -138,6 +190,63 @@ def test_verify(made: Path, capsys: Shown) -> None:
     assert len(json.loads(capsys.readouterr().out)["problems"]) == 1
     shard.unlink()
     assert "is missing" in refused(["--verify", "--to", made], capsys, 1)
+
+
+@pytest.mark.parametrize("with_pdf", [False, pytest.param(True, marks=pytest.mark.extra)])
+def test_whatever_lies_in_a_folder_the_run_goes_on(
+    tmp_path: Path, model: Path, to: Path, capsys: Shown, monkeypatch: pytest.MonkeyPatch, with_pdf: bool
+) -> None:
+    tree = write(
+        tmp_path / "tree",
+        {
+            "good.txt": b"the one good file",
+            "binary.txt": b"\x7fELF\0\0",
+            "latin.md": "caf\xe9 au lait".encode("latin-1"),
+            "cut.jsonl": b'{"_id": "a", "text": "x"}\n{"_id": ',
+            "bomb.jsonl.gz": gzip.compress(bytes(70_000_000), 1),
+            "empty.py": b"",
+        },
+    )
+    (tree / "huge.log.txt").touch()
+    os.truncate(tree / "huge.log.txt", 1 << 30)
+    os.mkfifo(tree / "pipe.txt")
+    (tree / "loop.txt").symlink_to("pool.txt")
+    (tree / "pool.txt").symlink_to("loop.txt")
+    (tree / "round").symlink_to(".")
+    reasons = {
+        "binary.txt": "binary",
+        "latin.md": "not UTF-8 text (bad byte at offset 3)",
+        "cut.jsonl": "line 2 is not JSON: ",
+        "bomb.jsonl.gz": "line 1 is longer than 64 MB",
+        "empty.py": "no text in it",
+        "huge.log.txt": "over 64 MB",
+        "pipe.txt": "not a regular file",
+        "loop.txt": "a link that leads back to itself",
+        "pool.txt": "a link that leads back to itself",
+        "round": "a link to a folder",
+    }
+    if with_pdf:
+        import pypdf
+
+        writer = pypdf.PdfWriter(clone_from=io.BytesIO(pdf(["a secret"])))
+        writer.encrypt("password", algorithm="AES-256")
+        writer.write(tree / "locked.pdf")
+        (tree / "broken.pdf").write_bytes(pdf(["cut short"])[:200])
+        reasons |= {"locked.pdf": "encrypted PDF", "broken.pdf": "broken PDF: "}
+    if os.geteuid():  # no file is closed to root
+        (write(tree, {"closed.txt": b"x"}) / "closed.txt").chmod(0)
+        reasons["closed.txt"] = "no permission"
+    for _ in range(2):
+        assert main(["index", str(tree), "--to", str(to), "--model", str(model), "--json"]) == 0
+        shown = capsys.readouterr()
+        account = json.loads(shown.out)
+        skipped = {os.path.relpath(each["path"], tree): each["reason"] for each in account["skipped"]}
+        assert set(skipped) == set(reasons)
+        assert [name for name, reason in reasons.items() if not skipped[name].startswith(reason)] == []
+        assert all(str(tree / name) in shown.err for name in reasons)
+        assert account["files_read"] + account["files_unchanged"] == 1
+    assert main(["search", str(to), "good", "--json"]) == 0
+    assert [json.loads(line)["path"] for line in capsys.readouterr().out.splitlines()] == [str(tree / "good.txt")]
 
 
 # Refusals
@@ -166,6 +275,13 @@ def test_verify(made: Path, capsys: Shown) -> None:
         (["--to", "{to}", "--verify"], 1, "there is no index in"),
         (["{tree}", "--to", "{to}", "--remove"], 1, "there is no index in"),
         (["--to", "{to}", "--remove"], 2, "no path"),
+        (["{tree}", "--to", "{to}", "--remove", "--verify"], 2, "--verify doesn't go together with --remove"),
+        (["--to", "{to}", "--verify", "--model", "{tree}"], 2, "--model doesn't go together with --verify"),
+        (["{tree}", "--to", "{to}", "--remove", "--model", "m"], 2, "leave --model out"),
+        (["{tree}", "--to", "{to}", "--remove", "--precision", "int8"], 2, "leave --precision out"),
+        (["--to", "{to}", "--verify", "--chunk-tokens", "64"], 2, "leave --chunk-tokens out"),
+        (["--to", "{to}", "--verify", "--plain"], 2, "leave --contextual/--plain out"),
+        (["{tree}", "--to", "{to}", "--remove", "--contextual"], 2, "leave --contextual/--plain out"),
     ],
 )
 def test_bad_input(
@@ -175,7 +291,7 @@ def test_bad_input(
     write(tmp_path / "unreadable", {"a.txt": b"\0", "b.md": b"\xff\xff\xfe"})
     before = on_disk(tmp_path)
     names = {name: tmp_path / name for name in ("tree", "empty", "unreadable")} | {"to": to}
-    with_model = [] if "--model" in args else ["--model", str(model)]
+    with_model = [] if {"--model", "--verify", "--remove"} & set(args) else ["--model", str(model)]
     assert message in refused([*(arg.format(**names) for arg in args), *with_model], capsys, status)
     assert not to.exists()
     assert on_disk(tmp_path) == before
@@ -289,13 +405,17 @@ def test_what_needs_no_model_brings_no_torch(made: Path, tree: Path) -> None:
         ["index", tree / "nowhere", "--to", made],
         ["index", tree, "--to", made, "--precision", "int8"],
         ["index", tree, "--to", tree],
+        ["index", tree, "--to", made.with_name("new"), "--chunk-tokens", "4"],
+        ["index", tree, "--to", made.with_name("new"), "--model", tree],
+        ["index", "--remove", tree / "nowhere", "--to", made],
         ["index", "--verify", "--to", made],
         ["index", "--remove", tree / "notes.txt", "--to", made],
     ]
     code = (
-        "import json, sys; from diffembed.cli import main\n"
+        "import json, sys; from diffembed import hardware; from diffembed.cli import main\n"
+        "loaded = []; hardware.limit_blas_threads = lambda: loaded.append('numpy' in sys.modules)\n"
         "statuses = [main(args) for args in json.loads(sys.argv[1])]\n"
-        "print(json.dumps([statuses, 'torch' in sys.modules]))"
+        "print(json.dumps([statuses, 'torch' in sys.modules, loaded[0]]))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, json.dumps(commands, default=str)],
@@ -304,4 +424,4 @@ def test_what_needs_no_model_brings_no_torch(made: Path, tree: Path) -> None:
         text=True,
         check=True,
     )
-    assert json.loads(done.stdout.splitlines()[-1]) == [[0, 0, 0, 1, 2, 1, 0, 0], False]
+    assert json.loads(done.stdout.splitlines()[-1]) == [[0, 0, 0, 1, 2, 1, 2, 1, 1, 0, 0], False, False]

@@ -17,6 +17,7 @@ import pytest
 
 from diffembed.cli import main
 from diffembed.library.index import Index
+from diffembed.library.reading.document import Document
 from diffembed.library.reading.read import read_document
 from diffembed.library.update import index_files
 from tests.library.conftest import CHUNK, TREE, save_model, write
@@ -113,7 +114,11 @@ def test_nothing_found_is_no_failure(folder: Path, capsys: Shown) -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_where(folder: Path, capsys: Shown, mode: str) -> None:
-    for where, names in [("*.md", {"guide.md"}), ("deep/odd [old] name.txt", {"odd [old] name.txt"})]:
+    for where, names in [
+        ("*.md", {"guide.md"}),
+        ("./tree/*.md", {"guide.md"}),
+        ("deep/odd [old] name.txt", {"odd [old] name.txt"}),
+    ]:
         assert search(folder, "the cat begins", "--where", f"path={where}", "--json", "--mode", mode, "-k", "999") == 0
         rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
         assert {Path(row["path"]).name for row in rows} == names
@@ -140,6 +145,90 @@ def test_a_text_gives_the_terminal_no_orders(tmp_path: Path, model: Path, capsys
     shown = capsys.readouterr().out
     assert "alert" in shown and "title" in shown
     assert all(character.isprintable() or character == "\n" for character in shown)
+
+
+def test_names_give_the_terminal_no_orders(tmp_path: Path, model: Path, capsys: Shown) -> None:
+    tree = write(
+        tmp_path / "tree",
+        {
+            "a\x1b[2Jred.txt": b"red paint",
+            "rows.jsonl": b'{"_id": "\\u001b[31mred", "title": "\\u0007red", "text": "red"}\n',
+        },
+    )
+    index_files([tree], tmp_path / "index", model=model)
+    with Index.open(tmp_path / "index") as index:
+        index.add([Document(id="\x1b[1mred\nline", text="red")])
+    assert search(tmp_path / "index", "red", "--mode", "lexical") == 0
+    shown = capsys.readouterr().out
+    assert shown.count("\\x1b[") == 3 and len(shown.splitlines()) == 6
+    assert all(character.isprintable() or character == "\n" for character in shown)
+    assert search(tmp_path / "index", "red", "--mode", "lexical", "--where", "path=\x1b[1m") == 0
+    assert capsys.readouterr().err == "nothing found below \\x1b[1m\n"
+
+
+def test_lines_of_files_whose_text_is_their_own(
+    tmp_path: Path, model: Path, capsys: Shown, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = {name: b"one\n\nthe needle is here\n" for name in ("A.TXT", "b.Md", "Makefile", "x.log")}
+    write(tmp_path, files)
+    index_files([tmp_path / name for name in files], tmp_path / "index", model=model)
+    monkeypatch.chdir(tmp_path)
+    assert search(tmp_path / "index", "needle", "--mode", "lexical") == 0
+    places = {line.split()[2] for line in capsys.readouterr().out.splitlines()[::2]}
+    assert places == {f"{name}:3" for name in files}
+
+
+def test_hybrid_says_how_many_hits_it_has(folder: Path, capsys: Shown) -> None:
+    for mode, k, is_said in [("hybrid", 201, True), ("hybrid", 200, False), ("dense", 201, False)]:
+        assert search(folder, "cat", "-k", str(k), "--mode", mode, "--json") == 0
+        assert ("hybrid has 200 hits at most" in capsys.readouterr().err) == is_said
+
+
+@pytest.mark.parametrize("num_lines", [1, 64, 130])
+def test_a_file_of_questions_is_answered_as_each_by_itself(
+    folder: Path, tmp_path: Path, capsys: Shown, monkeypatch: pytest.MonkeyPatch, num_lines: int
+) -> None:
+    questions = [f"cat number {number}" for number in range(num_lines)]
+    (tmp_path / "questions.txt").write_text("\n\n".join(questions) + "\n")
+    args = ("-", "--json", "--mode", "lexical", "-k", "1")
+    with (tmp_path / "questions.txt").open() as file:
+        monkeypatch.setattr("sys.stdin", file)
+        asked: list[int] = []
+        real = Index.search_many
+        monkeypatch.setattr(
+            Index,
+            "search_many",
+            lambda index, texts, *rest, **options: asked.append(len(texts)) or real(index, texts, *rest, **options),
+        )
+        assert search(folder, *args) == 0
+    together = capsys.readouterr().out
+    assert [json.loads(line)["query"] for line in together.splitlines()] == questions
+    assert asked == [64] * (num_lines // 64) + [num_lines % 64] * (num_lines % 64 > 0)
+    from_stdin("\n".join(questions).encode(), monkeypatch)
+    assert search(folder, *args) == 0
+    assert capsys.readouterr().out == together
+    assert asked[-num_lines:] == [1] * num_lines
+
+
+def test_a_bad_line_of_a_file(folder: Path, tmp_path: Path, capsys: Shown, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "questions.txt").write_bytes(b"zebras\ncat\n\xff\nboxes\n")
+    with (tmp_path / "questions.txt").open() as file:
+        monkeypatch.setattr("sys.stdin", file)
+        assert search(folder, "-", "--json", "--mode", "lexical", "-k", "1") == 1
+    shown = capsys.readouterr()
+    assert [json.loads(line)["query"] for line in shown.out.splitlines()] == ["zebras", "cat"]
+    assert shown.err.startswith("error: line 3 of stdin is not UTF-8\n")
+
+
+def test_arguments_of_a_terminal_that_is_not_utf8(folder: Path, tree: Path, capsys: Shown) -> None:
+    """Python hands them over with a half surrogate for each byte."""
+    strange = "日本語".encode().decode("ascii", "surrogateescape")
+    assert search(folder, strange, "--mode", "lexical", "--json") == 0
+    assert [Path(json.loads(line)["path"]).name for line in capsys.readouterr().out.splitlines()] == [
+        "odd [old] name.txt"
+    ]
+    assert search(folder, "cat", "--instruction", strange, "--where", f"path={strange}") == 0
+    assert capsys.readouterr().err == "nothing found below 日本語\n"
 
 
 # Refusals
@@ -227,8 +316,17 @@ def alone(code: str, *args: str | Path) -> str:
 
 MAIN = """
 import json, sys
+from diffembed import hardware
 from diffembed.cli import main
+
+def limit():
+    assert "numpy" not in sys.modules or limit.calls, "too late for what numpy reads when it is imported"
+    limit.calls += 1
+
+limit.calls = 0
+hardware.limit_blas_threads = limit
 statuses = [main(["search", *args]) for args in json.loads(sys.argv[1])]
+assert limit.calls
 print(json.dumps([statuses, "torch" in sys.modules]))
 """
 

@@ -3,9 +3,11 @@
 import gzip
 import json
 import lzma
+import tracemalloc
 
 import pytest
 
+from diffembed.data import sources
 from diffembed.data.sources import find_sources, iter_texts, read_rows
 from diffembed.errors import DataError
 
@@ -75,6 +77,41 @@ def test_damaged_archives_are_named(tmp_path, suffix, damage):
     write(path, [{"text": f"some text {i * 7919}"} for i in range(500)], OPENERS[suffix])
     path.write_bytes(path.read_bytes()[:-200] if damage == "cut short" else b"this is no archive")
     with pytest.raises(DataError, match=r"docs\.jsonl"):
+        list(read_rows(path))
+
+
+@pytest.mark.parametrize("suffix", OPENERS)
+@pytest.mark.parametrize("last", ["\n", ""])
+def test_a_line_without_end_is_named_and_not_read_to_its_end(tmp_path, suffix, last):
+    """A few kilobytes of archive can hold gigabytes."""
+    path = tmp_path / f"docs{suffix}"
+    size = 3 * sources.MOST_LINE_BYTES
+    if suffix == ".jsonl":
+        with path.open("wb") as file:
+            file.write(b'{"text": "fine"}\n')
+            file.truncate(20 * size)  # sparse
+    else:
+        with OPENERS[suffix](path, "wb") as file:
+            file.write(b'{"text": "fine"}\n')
+            for _ in range(0, size, 1_000_000):
+                file.write(bytes(1_000_000))
+            file.write(last.encode())
+    tracemalloc.start()
+    try:
+        with pytest.raises(DataError, match=r"docs\.jsonl.*:2 is longer than 64 MB"):
+            list(read_rows(path))
+        assert tracemalloc.get_traced_memory()[1] < 2.5 * sources.MOST_LINE_BYTES
+    finally:
+        tracemalloc.stop()
+
+
+def test_the_longest_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "MOST_LINE_BYTES", 17)
+    path = tmp_path / "docs.jsonl"
+    path.write_text('{"text": "fine"}\n{"text": "fine"}')
+    assert [row.place for row in read_rows(path)] == [f"{path}:1", f"{path}:2"]
+    path.write_text('{"text": "fine"}\n{"text": "fine!"}\n')
+    with pytest.raises(DataError, match=r"docs\.jsonl:2 is longer"):
         list(read_rows(path))
 
 

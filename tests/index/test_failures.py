@@ -1,7 +1,6 @@
 import shutil
 import sqlite3
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -12,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_indexes import DIMS, contents, create, fill, put, run_script
 
-from diffembed.errors import DataError, DiffembedError, IndexFormatError
+from diffembed.errors import ConfigError, DataError, DiffembedError, IndexFormatError
 from diffembed.index import shards
+from diffembed.index.failures import translating
 from diffembed.index.snapshot import Snapshot
 from diffembed.index.store import Store
 
@@ -77,14 +77,14 @@ def rewrite(store: Store) -> None:
 
 def use(folder: Path) -> list[str]:
     """Use an index in every way; what went wrong. Anything but one of our errors goes through."""
-    told: list[str] = []
+    said: list[str] = []
 
     def attempt(action: Callable[[], object]) -> None:
         try:
             action()
         except DiffembedError as error:
             assert error.hint
-            told.append(error.message)
+            said.append(error.message)
 
     attempt(lambda: Store.is_begun(folder))
     attempt(lambda: Store.check_new(folder))
@@ -94,10 +94,10 @@ def use(folder: Path) -> list[str]:
         return [error.message]
     for look in LOOKS:
         attempt(lambda look=look: store.read(look))
-    told += store.check()
+    said += store.check()
     attempt(lambda: rewrite(store))
     store.close()
-    return told
+    return said
 
 
 def test_a_sound_index_is_sound(folder: Path) -> None:
@@ -128,10 +128,6 @@ def test_what_is_no_database(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="never finished"):
         Store.open(folder)
     assert not Store.is_begun(folder)
-    spoil(tmp_path / "other.sqlite", "CREATE TABLE songs (name)")
-    shutil.copy(tmp_path / "other.sqlite", database)
-    with pytest.raises(DataError, match="never finished"):
-        Store.open(folder)
 
 
 def test_any_page_that_is_overwritten_is_found(sound: Path, tmp_path: Path) -> None:
@@ -159,7 +155,7 @@ def test_any_byte_that_is_changed_is_told_or_harmless(sound: Path, place: float,
 
 
 def test_missing_and_short_vectors(folder: Path) -> None:
-    shard = folder / "vectors" / "0001-float16-00001.bin"
+    (shard,) = (folder / "vectors").glob("*-00001.bin")
     whole = shard.read_bytes()
     for damage, why in (
         (lambda: shard.write_bytes(whole[:-1]), "cut short"),
@@ -180,13 +176,16 @@ def test_missing_and_short_vectors(folder: Path) -> None:
 
 
 def test_vectors_that_changed_are_found(folder: Path) -> None:
-    shard = folder / "vectors" / "0001-float16-00000.bin"
+    (shard,) = (folder / "vectors").glob("*-00000.bin")
     data = bytearray(shard.read_bytes())
     data[9] ^= 1
     shard.write_bytes(data)
     store = Store.open(folder)
     assert store.check() == ["36 vectors from 0 on are not as they were written"]
     store.close()
+
+
+ALTERED = "document '/2.txt' of '/2.txt' is not as it was written"
 
 
 @pytest.mark.parametrize(
@@ -200,6 +199,19 @@ def test_vectors_that_changed_are_found(folder: Path) -> None:
         ("DELETE FROM files WHERE path = '/5.txt'", "1 documents without a file"),
         ("UPDATE chunks SET stop = 9999 WHERE row = 7", "1 chunks that end outside their document"),
         ("DELETE FROM words_docsize WHERE id = 9", "1 chunks whose words are not indexed"),
+        ("DELETE FROM chunks WHERE id = 9", "1 chunks that are gone and whose words are not"),
+        ("INSERT INTO dead VALUES (1000)", "1 dead rows that were never there"),
+        ("INSERT INTO dead VALUES (-1)", "1 dead rows that were never there"),
+        ("UPDATE files SET unreadable = '' WHERE path = '/5.txt'", "1 documents of files that could not be read"),
+        ("UPDATE documents SET text = replace(text, 'fox', 'fix') WHERE id = 3", ALTERED),
+        ("UPDATE documents SET title = 'A' WHERE id = 3", ALTERED),
+        ("UPDATE documents SET digest = 'of' WHERE id = 3", ALTERED),
+        ("UPDATE documents SET content = '' WHERE id = 3", ALTERED),
+        ("UPDATE documents SET text = CAST(text AS BLOB) WHERE id = 3", ALTERED),
+        ("UPDATE chunks SET start = 1 WHERE document = 3 AND start = 0", ALTERED),
+        ("UPDATE chunks SET line = 9 WHERE document = 3 AND start = 0", ALTERED),
+        ("UPDATE chunks SET byte = byte + 1 WHERE document = 3 AND line = 2", ALTERED),
+        ("UPDATE documents SET title = 'A'", "2 more documents are not as they were written"),
     ],
 )
 def test_what_does_not_add_up_is_found(folder: Path, statement: str, why: str) -> None:
@@ -210,7 +222,47 @@ def test_what_does_not_add_up_is_found(folder: Path, statement: str, why: str) -
     use(folder)
 
 
-SETTINGS = ["model", "fingerprint", "dims", "precision", "chunk_tokens", "contextual", "rows", "generation", "format"]
+def test_hits_that_belong_to_nothing_are_told(folder: Path) -> None:
+    spoil(folder / "index.sqlite", "DELETE FROM chunks WHERE document = 3")
+    store = Store.open(folder)
+    with pytest.raises(IndexFormatError, match="vectors that belong to no chunk"):
+        store.read(lambda snapshot: snapshot.dense(np.ones((1, DIMS), np.float32), 99))
+    with pytest.raises(IndexFormatError, match="chunks that it does not have"):
+        store.read(lambda snapshot: snapshot.chunks(snapshot.lexical(["2"], 5).rows[0, :1].tolist()))
+    store.close()
+
+
+@pytest.mark.parametrize("change", ["DELETE FROM documents WHERE id = 3", "DELETE FROM files WHERE path = '/2.txt'"])
+def test_chunks_of_no_document_are_told(folder: Path, change: str) -> None:
+    spoil(folder / "index.sqlite", change)
+    store = Store.open(folder)
+    with pytest.raises(IndexFormatError, match="whose documents it does not have"):
+        store.read(lambda snapshot: snapshot.chunks([6, 7, 8]))
+    store.close()
+
+
+CHUNK_CHANGES = [
+    "byte = byte + 1",
+    "byte = 10000",
+    "byte = -1",
+    "start = stop",
+    "stop = 9223372036854775807",
+    "line = ''",
+]
+
+
+@pytest.mark.parametrize("change", [*CHUNK_CHANGES, "start = start - 10000"])
+def test_chunks_that_are_not_where_they_say_are_told(folder: Path, change: str) -> None:
+    # Its first line ends in characters of three bytes.
+    spoil(folder / "index.sqlite", f"UPDATE chunks SET {change} WHERE document = 3 AND line = 2")
+    store = Store.open(folder)
+    with pytest.raises(IndexFormatError):
+        store.read(lambda snapshot: snapshot.chunks(range(1, 37)))
+    store.close()
+
+
+FIXED = ["model", "fingerprint", "dtype", "dims", "precision", "chunk_tokens", "contextual", "format", "token"]
+SETTINGS = [*FIXED, "rows", "generation", "commits"]
 
 
 @pytest.mark.parametrize("name", SETTINGS)
@@ -226,7 +278,9 @@ def test_settings_that_are_missing_or_make_no_sense(folder: Path, name: str) -> 
         assert use(folder)
 
 
-@pytest.mark.parametrize(("name", "value"), [("dims", 2**40), ("dims", 0), ("precision", "'int4'"), ("rows", -1)])
+@pytest.mark.parametrize(
+    ("name", "value"), [("dims", 2**40), ("dims", 0), ("precision", "'int4'"), ("rows", -1), ("token", "'../../..'")]
+)
 def test_settings_out_of_range(folder: Path, name: str, value: object) -> None:
     spoil(folder / "index.sqlite", f"UPDATE settings SET value = {value} WHERE key = '{name}'")
     with pytest.raises(IndexFormatError, match="is damaged"):
@@ -245,9 +299,84 @@ def test_more_rows_than_there_are(folder: Path) -> None:
 
 
 def test_a_format_of_another_version(folder: Path) -> None:
-    spoil(folder / "index.sqlite", "UPDATE settings SET value = 2 WHERE key = 'format'")
-    with pytest.raises(IndexFormatError, match="has format 2, this version reads 1"):
+    spoil(folder / "index.sqlite", "UPDATE settings SET value = 1 WHERE key = 'format'")
+    with pytest.raises(IndexFormatError, match="has format 1, this version reads 2"):
         Store.open(folder)
+
+
+CREATE = "CREATE TABLE notes (text TEXT NOT NULL, number INTEGER UNIQUE)"
+GLOB = "SELECT 1 FROM notes WHERE text GLOB ?"
+INSERT = "INSERT INTO notes VALUES (?, 1)"
+
+
+@pytest.mark.parametrize(
+    ("statement", "values", "kind", "why"),
+    [
+        (GLOB, ["*" * 60_000], ConfigError, "pattern is too long"),
+        (INSERT, ["x" * 2_000], DataError, "too big for SQLite"),
+        ("SELECT zeroblob(5000)", [], DataError, "too big for SQLite"),
+        ("SELECT * FROM absent", [], IndexFormatError, "damaged: no such table"),
+        ("SELECT absent FROM notes", [], IndexFormatError, "damaged: no such column"),
+        (INSERT, ["x"], IndexFormatError, "damaged: UNIQUE constraint"),
+        (INSERT, [None], IndexFormatError, "damaged: NOT NULL constraint"),
+        ("SELECT CAST(x'ff' AS TEXT)", [], IndexFormatError, "damaged: Could not decode"),
+        ("SELEKT 1", [], DataError, "could not do its work on the index.*syntax error"),
+        ("SELECT json('{')", [], DataError, "could not do its work on the index"),
+        ("SELECT ?", ["\ud800"], DataError, "half a surrogate pair"),
+    ],
+)
+def test_an_error_of_sqlite_is_told_as_what_it_is(statement: str, values: list, kind: type, why: str) -> None:
+    with closing(sqlite3.connect(":memory:")) as db:
+        db.execute(CREATE)
+        db.execute(INSERT, ["first"])
+        if "too big" in why:
+            db.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 1_000)
+        with pytest.raises(kind, match=why) as told, translating(Path("x")):
+            db.execute(statement, values).fetchall()
+    assert told.value.hint
+    # Only of an index that is damaged does anybody say that it should be deleted.
+    assert ("delete" in told.value.hint) is (kind is IndexFormatError)
+
+
+def test_a_mistake_of_ours_is_no_fault_of_the_index() -> None:
+    with closing(sqlite3.connect(":memory:")) as db, pytest.raises(sqlite3.ProgrammingError), translating(Path("x")):
+        db.execute("SELECT ?", [])
+
+
+def test_a_pattern_that_is_too_long(folder: Path) -> None:
+    store = Store.open(folder)
+    with pytest.raises(ConfigError, match="pattern is too long"):
+        store.read(lambda snapshot: snapshot.lexical(["fox"], 5, where="*" * 60_000))
+    store.close()
+
+
+def test_what_belongs_to_somebody_else_is_left_alone(folder: Path, tmp_path: Path) -> None:
+    (folder / "vectors" / "weights.bin").write_text("mine")
+    fill(store := Store.open(folder), {"/new.txt": "a cow"})
+    store.close()
+    mine = tmp_path / "mine"
+    for name in ("weights.bin", "0001-float16-00000.bin"):
+        shutil.rmtree(mine, ignore_errors=True)
+        (mine / "vectors").mkdir(parents=True)
+        (mine / "vectors" / name).write_text("mine")
+        with pytest.raises(DataError, match=f"vectors holds '{name}'"):
+            create(mine)
+    shutil.rmtree(mine)
+    mine.mkdir()
+    (mine / "vectors").write_text("mine")
+    with pytest.raises(DataError, match="holds 'vectors'"):
+        create(mine)
+    (mine / "vectors").unlink()
+    for change in ("CREATE TABLE settings (key, value)", "PRAGMA application_id = 5"):
+        (mine / "index.sqlite").unlink(missing_ok=True)
+        spoil(mine / "index.sqlite", change)
+        before = (mine / "index.sqlite").read_bytes()
+        assert not Store.is_begun(mine)
+        for attempt in (create, Store.open):
+            with pytest.raises(DataError, match="holds 'index.sqlite', which belongs to no index"):
+                attempt(mine)
+        assert {path.name: path.read_bytes() for path in mine.iterdir()} == {"index.sqlite": before}
+    assert (folder / "vectors" / "weights.bin").read_text() == "mine"
 
 
 def test_folders_that_are_none_of_ours(folder: Path, tmp_path: Path) -> None:
@@ -281,17 +410,21 @@ def test_entries_of_another_kind_than_ours(tmp_path: Path) -> None:
         (tmp_path / name / name).mkdir(parents=True)
         with pytest.raises(DataError, match="cannot read or write"):
             create(tmp_path / name)
-    (tmp_path / "vectors").mkdir()
-    (tmp_path / "vectors" / "vectors").write_text("a file")
-    store = create(tmp_path / "vectors")
-    with pytest.raises(DataError, match="cannot read or write"):
-        fill(store, FILES)
-    assert contents(store) == []
-    store.close()
+    for name in ("vectors", "lock"):
+        store = create(tmp_path / f"later {name}")
+        (tmp_path / f"later {name}" / "lock").unlink()
+        if name == "vectors":
+            (tmp_path / "later vectors" / "vectors").write_text("a file")
+        else:
+            (tmp_path / "later lock" / "lock").mkdir()
+        with pytest.raises(DataError, match="cannot read or write"):
+            fill(store, FILES)
+        assert contents(store) == []
+        store.close()
 
 
 def test_a_writer_that_never_ends_makes_others_say_so(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("diffembed.index.store.BUSY_S", 0.05)
+    monkeypatch.setattr("diffembed.index.database.BUSY_S", 0.05)
     store = Store.open(folder)
     with closing(sqlite3.connect(folder / "index.sqlite", isolation_level=None)) as foreign:
         foreign.execute("BEGIN IMMEDIATE")
@@ -333,14 +466,6 @@ for attempt in attempts:
         assert "ermission denied" in error.message, error
         print("told", end=" ")
 """
-
-
-@pytest.fixture
-def reachable() -> Iterator[Path]:
-    """A folder that others than its owner can enter, as those of pytest can't be."""
-    with tempfile.TemporaryDirectory() as name:
-        Path(name).chmod(0o755)
-        yield Path(name)
 
 
 def test_a_folder_that_may_only_be_read(sound: Path, reachable: Path) -> None:

@@ -19,7 +19,7 @@ import os, signal, sys
 from pathlib import Path
 from small_indexes import fill
 from test_kills import NEW
-from diffembed.index import shards, store, words, writer
+from diffembed.index import database, shards, store, words, writer
 
 folder, place, nth, compact = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4] == "True"
 shards.SHARD_ROWS, writer.COPY_ROWS, writer.LEAST_COMPACTED = 4, 3, 1
@@ -36,7 +36,7 @@ def die():
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-add, write_at, execute = words.add, shards._write_at, store._Connection.execute
+add, write_at, execute = words.add, shards._write_at, database.Connection.execute
 
 
 def dying_add(db, rows):
@@ -62,7 +62,7 @@ def dying_execute(self, statement, *values):
     return result
 
 
-words.add, shards._write_at, store._Connection.execute = dying_add, dying_write_at, dying_execute
+words.add, shards._write_at, database.Connection.execute = dying_add, dying_write_at, dying_execute
 fill(store.Store.open(folder), NEW, compact=compact)
 """
 
@@ -106,7 +106,7 @@ def test_a_killed_writer_leaves_the_old_or_the_new(
     store = Store.open(folder)
     fill(store, NEW, compact=True)
     assert contents(store) == contents_of(BOTH) and store.check() == []
-    assert len({path.name[:4] for path in (folder / "vectors").iterdir()}) == 1
+    assert len({path.name[:13] for path in (folder / "vectors").iterdir()}) == 1
     store.close()
 
 

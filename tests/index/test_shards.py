@@ -11,6 +11,7 @@ from diffembed.index import exact, shards
 from diffembed.index.shards import PRECISIONS, Shards
 
 DIMS = 3
+TOKEN = "0123abcd"
 
 
 @pytest.fixture(autouse=True)
@@ -25,7 +26,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def fresh(base: Path, precision: str, dims: int = DIMS) -> Shards:
     folder = base / str(sum(1 for _ in base.iterdir()))
-    return Shards(folder, 1, dims, precision)  # type: ignore[arg-type]
+    return Shards(folder, TOKEN, 1, dims, precision)  # type: ignore[arg-type]
 
 
 def random_rows(count: int, seed: int, dims: int = DIMS) -> np.ndarray:
@@ -101,7 +102,7 @@ def test_rows_that_are_lost_are_told_and_never_come_back_as_zeros(base: Path, pr
                 look()
             assert not path.exists()
         path.write_bytes(whole)
-    with pytest.raises(IndexFormatError, match="vectors 2 to 6"):
+    with pytest.raises(IndexFormatError, match="vectors 2 to 6 and has 6"):
         held.take(np.array([2, 6]), 6)
     with pytest.raises(IndexFormatError, match="vectors -1 to 2"):
         held.take(np.array([2, -1]), 6)
@@ -154,11 +155,35 @@ def test_nothing_is_found_among_nothing(base: Path, precision: str) -> None:
     assert held.search(np.ones((1, DIMS), np.float32), 3, 5).scores.tolist() == [[0.0, 0.0, 0.0]]
 
 
-def test_other_generations_go_and_the_own_stays(base: Path) -> None:
+def test_rows_that_are_read_and_written_again_keep_their_bytes(base: Path) -> None:
+    for precision in PRECISIONS:
+        held, again, rows = fresh(base, precision, 32), fresh(base, precision, 32), random_rows(50, 4, 32)
+        digest = held.write(0, rows / np.linalg.norm(rows, axis=1, keepdims=True))
+        assert again.write(0, held.take(np.arange(50), 50)) == digest
+        for kind in held.dtypes():
+            assert again.path(kind, 3).read_bytes() == held.path(kind, 3).read_bytes()
+
+
+def test_a_digest_reads_only_the_files_of_its_rows(base: Path) -> None:
+    held = fresh(base, "int8")
+    digest = [held.write(first, random_rows(count, first)) for first, count in ((0, 9), (9, 4))][1]
+    for kind in held.dtypes():
+        for shard in (0, 1):
+            held.path(kind, shard).unlink()
+    assert held.digest(9, 4) == digest
+
+
+def test_other_indexes_and_generations_go_and_the_own_stays(base: Path) -> None:
     old = fresh(base, "float16")
-    new = Shards(old.folder, 2, DIMS, "float16")
+    new = Shards(old.folder, TOKEN, 2, DIMS, "float16")
+    other = Shards(old.folder, "ffffffff", 2, DIMS, "int8")
     old.write(0, random_rows(9, 0))
+    other.write(0, random_rows(9, 0))
     new.write(0, random_rows(5, 1))
-    new.remove_other_generations()
-    assert sorted(path.name for path in new.folder.iterdir()) == ["0002-float16-00000.bin", "0002-float16-00001.bin"]
+    foreign = ["0001.bin", "0001-float16-00000.bin", f"{TOKEN}-0001-float16-00000.bin.txt", "weights.bin"]
+    for name in foreign:
+        (new.folder / name).write_text("mine")
+    new.remove_others()
+    own = [f"{TOKEN}-0002-float16-{shard:05d}.bin" for shard in (0, 1)]
+    assert {path.name for path in new.folder.iterdir()} == {*own, *foreign}
     assert np.array_equal(new.take(np.arange(5), 5), stored(random_rows(5, 1), "float16"))

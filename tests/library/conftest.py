@@ -73,7 +73,7 @@ def write(root: Path, files: Mapping[str, bytes | None]) -> Path:
 
 def contents(index: Index) -> Contents:
     """All that is searched, in a fixed order."""
-    return index._store.read(lambda snapshot: snapshot.contents())
+    return index.read(lambda snapshot: snapshot.contents())
 
 
 def contents_of(folder: Path) -> Contents:

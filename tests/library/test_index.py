@@ -14,6 +14,7 @@ from diffembed import Embedder
 from diffembed.errors import CheckpointError, ConfigError, DataError, IndexFormatError
 from diffembed.index import fusion
 from diffembed.index.hits import NO_ROW, Hits
+from diffembed.index.snapshot import Snapshot
 from diffembed.library.hits import Hit
 from diffembed.library.index import MODES, Index
 from diffembed.library.reading.document import Document
@@ -126,6 +127,22 @@ def test_hybrid_is_the_fusion_of_both(index) -> None:
         index.search(QUERY, 7, fuse="sum")
 
 
+@pytest.mark.parametrize("fuse", ["scores", "ranks"])
+def test_hybrid_reads_no_more_hits_than_it_fuses(index, monkeypatch, fuse) -> None:
+    """A hit that isn't fused costs as much as one that is."""
+    asked: list[int] = []
+    for name in ("dense", "lexical"):
+        real = getattr(Snapshot, name)
+
+        def search(snapshot, queries, k, *, where=None, real=real) -> Hits:
+            asked.append(k)
+            return real(snapshot, queries, k, where=where)
+
+        monkeypatch.setattr(Snapshot, name, search)
+    index.search(QUERY, ALL, fuse=fuse)
+    assert asked == [fusion.CANDIDATES] * 2
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_many_questions_and_any_k(index, mode) -> None:
     queries = [QUERY, "zebras", "日本語 🙂"]
@@ -183,12 +200,25 @@ def test_without_details_a_hit_has_the_line_of_its_passage(index, tree) -> None:
         ("[[]", set()),
         ("", set(Path(name).name for name in TREE)),
         ("nothing/*", set()),
+        ("./guide.md", {"guide.md"}),
+        (".//deep/./er/", {"more.jsonl.gz"}),
+        ("deep/er/../*.txt", {"odd [old] name.txt", "long.txt"}),
     ],
 )
 @pytest.mark.parametrize("mode", MODES)
 def test_where(index, where, names, mode) -> None:
     query = f"{SENTENCE} cat zebras row add"  # a word of each file
     assert {Path(hit.path).name for hit in index.search(query, ALL, mode, where=where)} == names
+
+
+def test_where_is_seen_from_the_current_folder_where_it_says_so(index, tree, monkeypatch) -> None:
+    monkeypatch.chdir(tree / "deep" / "er")
+    for where, names in [
+        (".", {"more.jsonl.gz"}),
+        ("..", {"more.jsonl.gz", "odd [old] name.txt", "long.txt"}),
+        ("../*.txt", {"odd [old] name.txt", "long.txt"}),
+    ]:
+        assert {Path(hit.path).name for hit in index.search(QUERY, ALL, "dense", where=where)} == names
 
 
 def test_where_takes_absolute_paths(index, tree) -> None:
@@ -232,6 +262,46 @@ def test_questions_that_are_none(index, query, options, error, message) -> None:
 def test_any_other_string_is_a_question(index, mode, query) -> None:
     hits = index.search(query, 5, mode)
     assert len(hits) == 5 or mode == "lexical"
+
+
+@pytest.mark.parametrize("single", ["abc", b"abc", Path("abc"), 3])
+def test_a_single_thing_is_no_list(index, single) -> None:
+    """A string would be taken letter by letter: `remove(paths="/x")` for everything."""
+    before = index.counts()
+    for call, name in [
+        (lambda: index.search_many(single), "queries"),
+        (lambda: index.embed_queries(single), "texts"),
+        (lambda: index.remove(paths=single), "paths"),
+        (lambda: index.remove(ids=single), "ids"),
+    ]:
+        with pytest.raises(ConfigError, match=f"{name} takes a list, got .*\n.*{name}="):
+            call()
+    assert index.counts() == before
+
+
+def test_vectors_of_questions(index, embedder) -> None:
+    vectors = index.embed_queries([QUERY, "zebras"])
+    assert np.allclose(vectors, embedder.encode_query([QUERY, "zebras"]), atol=1e-5)
+    told = index.embed_queries([QUERY], "find the opposite")
+    assert np.allclose(told, embedder.encode_query([QUERY], "find the opposite"), atol=1e-5)
+    with pytest.raises(DataError, match="is empty"):
+        index.embed_queries([QUERY, " "])
+
+
+def test_a_look_sees_one_moment(tree, embedder, tmp_path) -> None:
+    index_files([tree / "notes.txt"], tmp_path / "index", model=embedder, chunk_tokens=CHUNK)
+    with Index.open(tmp_path / "index") as index:
+
+        def look(snapshot) -> tuple[set[str], set[str]]:
+            before = set(snapshot.files())
+            index_files([tree / "guide.md"], tmp_path / "index", model=embedder)
+            return before, set(snapshot.files())
+
+        before, after = index.read(look)
+        assert before == after == {str(tree / "notes.txt")}
+        assert index.read(lambda snapshot: len(snapshot.files())) == 2
+    with pytest.raises(DataError, match="was closed"):
+        index.counts()
 
 
 # Places
@@ -342,6 +412,16 @@ def test_a_new_index_needs_an_empty_folder(tmp_path, embedder) -> None:
 
 def test_an_empty_index_finds_nothing(notes) -> None:
     assert [notes.search("cat", mode=mode) for mode in MODES] == [[], [], []]
+
+
+def test_removing_what_is_not_there(notes) -> None:
+    notes.add([Document(id="a", text="one"), Document(id="b", text="two")])
+    assert notes.remove(ids=["x"], paths=["/nowhere"]) == 0
+    for arguments in ({"ids": ["a", "x"]}, {"ids": ["a"], "paths": ["/nowhere"]}):
+        with pytest.raises(DataError, match="nothing of (x|/nowhere) is in the index"):
+            notes.remove(**arguments, must_exist=True)
+    assert notes.ids() == {"a", "b"}
+    assert notes.remove(ids=["a", "b", "a"], must_exist=True) == 2
 
 
 def test_remove_files_and_folders(tree, embedder, tmp_path) -> None:

@@ -28,14 +28,14 @@ INDEXER = """
     from diffembed.library.update import index_files
     # A commit after each document, and many compactions, to be killed in.
     indexing.COMMIT_S, writer.LEAST_COMPACTED = -1.0, 20
-    embedder = Embedder.load(sys.argv[1], "cpu", "float32")
+    embedder = Embedder.load(sys.argv[1], "cpu", sys.argv[2])
     print("ready", flush=True)
     for line in sys.stdin:
         tree, to = json.loads(line)
         child = os.fork()
         if not child:
             try:
-                index_files([tree], to, model=embedder, chunk_tokens=48)
+                index_files([tree], to, model=embedder, chunk_tokens=48, precision=sys.argv[3])
             except BaseException as error:
                 print(error, file=sys.stderr, flush=True)
                 os._exit(1)
@@ -71,9 +71,9 @@ class Indexer:
 
 
 @contextmanager
-def an_indexer(model: Path) -> Iterator[Indexer]:
+def an_indexer(model: Path, dtype: str, precision: str) -> Iterator[Indexer]:
     process = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(INDEXER), str(model)],
+        [sys.executable, "-c", textwrap.dedent(INDEXER), str(model), dtype, precision],
         env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -124,18 +124,29 @@ def version_of(text: str) -> int:
     return version
 
 
-def survive(folder: Path, model: Path, *, kills: int, seed: int) -> None:
+def change(draw: random.Random, state: State, found: State) -> None:
+    """Give some documents another version or none, and at least one a version that the index doesn't have."""
+    for key in draw.sample(KEYS, draw.randrange(len(KEYS))):
+        state[key] = draw.choice([None, draw.randrange(20), draw.randrange(20)])
+    key = draw.choice(KEYS)
+    state[key] = draw.choice([version for version in range(20) if version not in (state[key], found[key])])
+
+
+def survive(
+    folder: Path, model: Path, *, kills: int, seed: int, dtype: str = "float32", precision: str = "float16"
+) -> None:
     """Index a folder that changes, with many kills at random moments, and look at what is left."""
     draw = random.Random(seed)
     tree, to = folder / "tree", folder / "index"
     state: State = {key: draw.randrange(20) for key in KEYS}
     put_on_disk(tree, state)
-    with an_indexer(model) as indexer:
+    with an_indexer(model, dtype, precision) as indexer:
         started = time.monotonic()
         assert indexer.run(tree, folder / "whole") == 0
         usual_s = time.monotonic() - started
         before, killed, attempts = dict.fromkeys(KEYS), 0, 0
         while killed < kills and attempts < 6 * kills:
+            assert before != state, "there is nothing to be killed in"
             status = indexer.run(tree, to, kill_after_s=draw.uniform(0.0, usual_s))
             killed, attempts = killed + (status == -signal.SIGKILL), attempts + 1
             found = found_in(to)
@@ -144,8 +155,7 @@ def survive(folder: Path, model: Path, *, kills: int, seed: int) -> None:
             else:
                 assert status == -signal.SIGKILL
                 assert [key for key in KEYS if found[key] not in (before[key], state[key])] == []
-            for key in draw.sample(KEYS, draw.randrange(len(KEYS))):
-                state[key] = draw.choice([None, draw.randrange(20), draw.randrange(20)])
+            change(draw, state, found)
             put_on_disk(tree, state)
             before = found
         assert killed >= kills, "too few kills to mean anything"
@@ -158,6 +168,12 @@ def survive(folder: Path, model: Path, *, kills: int, seed: int) -> None:
 @pytest.mark.slow
 def test_an_index_survives_kills_at_random_moments(tmp_path: Path, model: Path) -> None:
     survive(tmp_path, model, kills=6, seed=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("dtype", "precision"), [("bfloat16", "float16"), ("float32", "int8")])
+def test_an_index_of_other_numbers_survives_kills_too(tmp_path: Path, model: Path, dtype: str, precision: str) -> None:
+    survive(tmp_path, model, kills=3, seed=3, dtype=dtype, precision=precision)
 
 
 def test_every_chunk_says_its_version() -> None:

@@ -1,7 +1,6 @@
 """`diffembed embed`: texts to vectors."""
 
 import json
-import os
 import sys
 import warnings
 from collections.abc import Iterable
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from diffembed.cli.frame import talk
+from diffembed.cli.frame import as_utf8, talk
 from diffembed.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -40,7 +39,7 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="Print one object a text: text and vector.")] = False,
 ) -> None:
     """Turn texts into vectors."""
-    rows = _read_texts([_as_utf8(text) for text in texts or []], source)
+    rows = _read_texts([as_utf8(text) for text in texts or []], source)
     if out is not None and out.suffix != ".npy":
         raise ConfigError(f"--out must name a .npy file, got {str(out)!r}", hint="for example --out vectors.npy")
     if out is not None and not out.parent.is_dir():
@@ -48,7 +47,7 @@ def command(
     if instruction is not None and role != "query":
         raise ConfigError("--instruction belongs to queries, and the role is document", hint="add --role query")
     if instruction is not None:
-        instruction = _as_utf8(instruction)
+        instruction = as_utf8(instruction)
 
     from diffembed import hardware
     from diffembed.embedder import Embedder
@@ -71,19 +70,6 @@ def command(
         f"{report.texts} texts, {report.tokens} tokens, {report.truncated} truncated{cut}, {report.windows} windows, "
         f"{report.seconds:.2f} s"
     )
-
-
-def _as_utf8(text: str) -> str:
-    """An argument that Python could not read in the terminal's encoding, as UTF-8 if it is that (LC_ALL=C)."""
-    try:
-        text.encode()
-        return text
-    except UnicodeEncodeError:
-        pass
-    try:
-        return os.fsencode(text).decode("utf-8")
-    except UnicodeError:
-        return text  # refused by whoever reads it
 
 
 def _read_texts(texts: list[str], source: str | None) -> list[str]:

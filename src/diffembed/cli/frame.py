@@ -19,6 +19,25 @@ def talk(message: str) -> None:
     print(message, file=sys.stderr)
 
 
+def one_line(text: str) -> str:
+    r"""White space made single, and what a terminal would obey spelled out (`\x1b`)."""
+    words = " ".join(text.split())
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in words)
+
+
+def as_utf8(text: str) -> str:
+    """An argument that Python could not read in the terminal's encoding, as UTF-8 if it is that (LC_ALL=C)."""
+    try:
+        text.encode()
+        return text
+    except UnicodeEncodeError:
+        pass
+    try:
+        return os.fsencode(text).decode("utf-8")
+    except UnicodeError:
+        return text  # refused by whoever reads it
+
+
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """Hint at the known name that a misspelt one is close to, if there is one."""
     near = difflib.get_close_matches(name, list(known), n=1)
@@ -42,9 +61,9 @@ def report(error: BaseException) -> int:
         talk("interrupted")
         return INTERRUPTED
     message, hint, status = _describe(error)
-    talk(f"error: {_one_line(message)}")
+    talk(f"error: {one_line(message)}")
     if hint:
-        talk(f"hint: {_one_line(hint)}")
+        talk(f"hint: {one_line(hint)}")
     return status
 
 
@@ -63,10 +82,6 @@ def _describe(error: BaseException) -> tuple[str, str | None, int]:
         return "there is not enough memory for this", "use a smaller model, batch or text", 1
     debug = "set DIFFEMBED_DEBUG=1 to see the traceback, and report it: this is a bug in diffembed"
     return f"internal error: {type(error).__name__}: {error}", debug, 1
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
 
 
 def _close_quietly() -> int:

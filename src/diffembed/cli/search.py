@@ -3,24 +3,25 @@
 import json
 import os
 import re
+import stat
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import IO, TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from diffembed.cli.frame import report, talk
+from diffembed.cli.frame import as_utf8, one_line, report, talk
 from diffembed.errors import ConfigError, DataError, DiffembedError
 
 if TYPE_CHECKING:
     from diffembed.library.hits import Hit
     from diffembed.library.index import Index
 
-LINED = (".txt", ".md", ".rst", ".py")
-"""Kinds whose text is the file itself, so that a line number says where to look."""
+BLOCK = 64
+"""Lines of a file that are answered together."""
 BOLD, DIM, PLAIN = "\033[1m", "\033[2m", "\033[0m"
 HISTORY = 1_000
 
@@ -53,43 +54,82 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="Print one object a hit.")] = False,
 ) -> None:
     """Search an index in plain words."""
+    pattern = _pattern(where)
+    if instruction is not None:
+        instruction = as_utf8(instruction)
+
+    from diffembed import hardware
+
+    hardware.limit_blas_threads()
+    from diffembed.index.fusion import CANDIDATES
     from diffembed.library.index import Index
 
-    pattern = _pattern(where)
-    with closing(Index.open(folder, model=model)) as index:
+    with Index.open(folder, model=model) as index:
+        if mode == "hybrid" and k > 2 * CANDIDATES:
+            talk(f"hybrid has {2 * CANDIDATES} hits at most; --mode dense and --mode lexical have any number")
 
-        def show(text: str, *, many: bool = False) -> None:
-            hits = index.search(text, k, mode, where=pattern, instruction=instruction, fuse=fuse)
-            if as_json:
-                for hit in hits:
-                    row = {**({"query": text} if many else {}), **asdict(hit)}
-                    print(json.dumps(row, ensure_ascii=False), flush=True)
-                return
-            if many:
-                print(f"? {text}")
-            for hit in hits:
-                _print(hit)
-            if not hits:
-                talk("nothing found" + (f" below {pattern}" if pattern else ""))
+        def show(texts: list[str], *, many: bool = False) -> None:
+            found = index.search_many(texts, k, mode, where=pattern, instruction=instruction, fuse=fuse)
+            for text, hits in zip(texts, found, strict=True):
+                _show(text if many else None, hits, pattern, as_json=as_json)
 
         if query == "-":
-            for line in _lines():
-                show(line, many=True)
+            for texts in _blocks():
+                show(texts, many=True)
         elif query is not None:
-            show(query)
+            show([as_utf8(query)])
         elif sys.stdin is not None and sys.stdin.isatty():
-            _converse(index, show)
+            _converse(index, lambda text: show([text]))
         else:
             raise ConfigError("there is no query", hint="name one, or - for one a line from stdin")
+
+
+def _show(question: str | None, hits: "list[Hit]", pattern: str | None, *, as_json: bool) -> None:
+    """Print what was found; which question it was for, where there are many."""
+    if as_json:
+        for hit in hits:
+            row = {**({} if question is None else {"query": question}), **asdict(hit)}
+            print(json.dumps(row, ensure_ascii=False), flush=True)
+        return
+    if question is not None:
+        print(f"? {_visible(question)}", flush=True)
+    for hit in hits:
+        _print(hit)
+    if not hits:
+        talk("nothing found" + (f" below {one_line(pattern)}" if pattern else ""))
 
 
 def _pattern(where: str | None) -> str | None:
     if where is None:
         return None
-    key, equals, pattern = where.partition("=")
+    key, equals, pattern = as_utf8(where).partition("=")
     if key != "path" or not equals or not pattern:
         raise ConfigError(f"--where is {where!r}", hint="for example --where 'path=notes/*.md'")
     return pattern
+
+
+def _blocks() -> Iterator[list[str]]:
+    """The lines of stdin: of a file many at a time, of anything else each when it comes."""
+    size, block = BLOCK if _is_file(sys.stdin) else 1, list[str]()
+    try:
+        for line in _lines():
+            block.append(line)
+            if len(block) == size:
+                yield block
+                block = []
+    except DataError:
+        if block:  # what stands before a bad line is answered
+            yield block
+        raise
+    if block:
+        yield block
+
+
+def _is_file(stream: "IO[str] | None") -> bool:
+    try:
+        return stream is not None and stat.S_ISREG(os.fstat(stream.fileno()).st_mode)
+    except (OSError, ValueError):  # it is closed, or has no number
+        return False
 
 
 def _lines() -> Iterator[str]:
@@ -141,8 +181,8 @@ def _ask() -> str:
 
 def _print(hit: "Hit") -> None:
     bold, dim, plain = (BOLD, DIM, PLAIN) if sys.stdout.isatty() and "NO_COLOR" not in os.environ else ("", "", "")
-    print(f"{hit.rank:>2}  {hit.score:.2f}  {bold}{_place(hit)}{plain}  {dim}{_one_line(hit.title)}{plain}")
-    sentence = _one_line(hit.sentence or hit.text)
+    print(f"{hit.rank:>2}  {hit.score:.2f}  {bold}{_place(hit)}{plain}  {dim}{_visible(hit.title)}{plain}")
+    sentence = _visible(hit.sentence or hit.text)
     if hit.words and bold:
         pattern = "|".join(re.escape(word) for word in sorted(hit.words, key=len, reverse=True))
         sentence = re.sub(rf"\b({pattern})\b", rf"{bold}\1{plain}", sentence, flags=re.IGNORECASE)
@@ -150,14 +190,16 @@ def _print(hit: "Hit") -> None:
 
 
 def _place(hit: "Hit") -> str:
+    from diffembed.library.reading.read import is_verbatim
+
     if not hit.path:
-        return hit.id
+        return one_line(hit.id)
     path = os.path.relpath(hit.path) if hit.path.startswith(os.getcwd() + os.sep) else hit.path
     if hit.id != hit.path:
-        return f"{path}#{hit.id}"
-    return f"{path}:{hit.line}" if path.endswith(LINED) else path
+        return one_line(f"{path}#{hit.id}")
+    return one_line(f"{path}:{hit.line}" if is_verbatim(path) else path)
 
 
-def _one_line(text: str) -> str:
+def _visible(text: str) -> str:
     """White space made single, and no control character that a terminal would obey."""
     return "".join(character if character.isprintable() else " " for character in " ".join(text.split()))

@@ -20,6 +20,8 @@ from typing import Any, BinaryIO
 from diffembed.errors import DataError
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.xz")
+MOST_LINE_BYTES = 64_000_000
+"""Of a line, unpacked: a small archive can hold one of any length."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,12 +147,18 @@ def read_lines(path: Path) -> Iterator[tuple[str, str]]:
     """Yield (place, line) for each line that is not blank; the place is `file:line`, for messages.
 
     Raises:
-        DataError: The file cannot be read or decompressed, or is not UTF-8; names file and line.
+        DataError: The file cannot be read or decompressed, is not UTF-8, or has a line over 64 MB; names file and line.
+            Caused by an OSError where the system doesn't give the file.
     """
     number = 0
     try:
         with _open(path) as file:
-            for number, line in enumerate(file, start=1):  # noqa: B007 - the handlers name it
+            while line := file.readline(MOST_LINE_BYTES + 1):
+                number += 1
+                if len(line) > MOST_LINE_BYTES:
+                    raise DataError(
+                        f"{path}:{number} is longer than {MOST_LINE_BYTES / 1e6:g} MB", hint="write one row a line"
+                    )
                 if line.strip():
                     yield f"{path}:{number}", line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
     except UnicodeDecodeError as error:
@@ -158,7 +166,7 @@ def read_lines(path: Path) -> Iterator[tuple[str, str]]:
     except (EOFError, lzma.LZMAError, gzip.BadGzipFile, zlib.error) as error:
         raise DataError(f"{path} is damaged after line {number}: {error}", hint="fetch the file again") from None
     except OSError as error:
-        raise DataError(f"cannot read {path}: {error}", hint="check the path and that the file is whole") from None
+        raise DataError(f"cannot read {path}: {error}", hint="check the path and that the file is whole") from error
 
 
 def read_rows(path: Path) -> Iterator[Row]:

@@ -1,5 +1,6 @@
 """The index of the library between two starts: kept in the user's cache, believed only when it fits."""
 
+import atexit
 import hashlib
 import os
 import shutil
@@ -9,10 +10,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from diffembed import __version__
 from diffembed.data.docstrings import library_digest, read_docstrings
 from diffembed.demo.answers import Demo, documents
 from diffembed.embedder.locate import find, fingerprint
-from diffembed.errors import DataError, DiffembedError
+from diffembed.errors import DataError, IndexFormatError
 from diffembed.files import cache_folder
 from diffembed.index.store import FORMAT
 from diffembed.library.account import Account
@@ -40,8 +42,11 @@ def open_demo(
         cache: Folder of the cache; the user's cache folder when absent.
         on_progress: Told the share of the docstrings that is embedded.
         say: Told what is done and how long it took.
+
+    Raises:
+        DataError: Another process is making it, or the disk is full.
     """
-    parts = (fingerprint(find(model)), sys.version, library_digest(), str(FORMAT))
+    parts = (fingerprint(find(model)), sys.version, library_digest(), str(FORMAT), __version__)
     key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
     folder = _writable(cache or cache_folder(), say) / f"demo-{key}"
     if folder.is_dir():
@@ -51,19 +56,23 @@ def open_demo(
                 say(f"{_size(index)}, kept in {folder}")
                 return Demo(index)
             index.close()
-        except DiffembedError:
+        except IndexFormatError:
             pass
         say(f"{folder} is damaged: embedding the library again")
         shutil.rmtree(folder)
     begun = folder.with_suffix(".partial")
     try:
         _fill(begun, model, on_progress, say)
-    except DiffembedError:
+    except IndexFormatError:
         if not begun.is_dir():
             raise
-        shutil.rmtree(begun)  # what an earlier start left behind was damaged
+        shutil.rmtree(begun)
         _fill(begun, model, on_progress, say)
-    begun.rename(folder)
+    try:
+        begun.rename(folder)
+    except OSError:
+        if not folder.is_dir():  # else another process was first
+            raise
     say(f"kept in {folder}: `diffembed search {folder} QUESTION` asks it too")
     return Demo(Index.open(folder, model=model))
 
@@ -93,11 +102,13 @@ def _size(index: Index) -> str:
 
 
 def _writable(cache: Path, say: Say) -> Path:
-    """The cache folder, or one that lasts as long as this process where nothing can be kept."""
+    """The cache folder, or a temporary one where nothing can be kept, which goes when this process ends."""
     try:
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=cache):
             return cache
     except OSError as error:
         say(f"can't keep anything in {cache} ({error.strerror or error}): the index will be made again next time")
-        return Path(tempfile.mkdtemp(prefix="diffembed-demo-"))
+        folder = tempfile.mkdtemp(prefix="diffembed-demo-")
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        return Path(folder)

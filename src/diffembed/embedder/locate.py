@@ -9,6 +9,7 @@ from diffembed import builtin
 from diffembed.errors import CheckpointError, ConfigError, MissingExtraError
 from diffembed.files import file_digest
 
+CONFIG_FILE = "config.json"
 NAME_HINT = "name `builtin`, a folder, or a hub id (owner/name)"
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 # Nothing that could hold code or pickle. All that a model's vectors depend on is among them.
@@ -44,6 +45,19 @@ def find(name: str | os.PathLike[str]) -> Path:
     if isinstance(name, str) and HUB_ID.fullmatch(name):
         return _download(name)
     raise CheckpointError(f"there is no model folder {name}", hint=NAME_HINT)
+
+
+def check_model(folder: Path) -> None:
+    """See at a glance whether a model may lie in a folder, before work is done that would need it.
+
+    Args:
+        folder: As `find` gives it.
+
+    Raises:
+        CheckpointError: It holds no config.json.
+    """
+    if not (folder / CONFIG_FILE).is_file():
+        raise CheckpointError(f"there is no {CONFIG_FILE} in {folder}, so no model is there", hint=NAME_HINT)
 
 
 def fingerprint(folder: Path) -> str:

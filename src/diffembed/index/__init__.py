@@ -1,1 +1,1 @@
-"""Search over arrays: exact nearest neighbours, BM25 and their fusion. Knows rows and scores, no model and no file."""
+"""Search: exact nearest neighbours, BM25 and their fusion, over arrays or an index on disk. Knows no model."""

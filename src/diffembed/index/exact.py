@@ -66,6 +66,8 @@ def search_parts(
         for part in parts:
             for block_PE, scale_P in _blocks(query_BE.shape, part):
                 is_wanted = None if is_wanted_P is None else is_wanted_P[first : first + len(block_PE)]
+                if is_wanted is not None and is_wanted.all():
+                    is_wanted = None
                 if is_wanted is None or is_wanted.any():
                     for each in found:
                         each.look_at(block_PE, scale_P, first, is_wanted)
@@ -100,7 +102,9 @@ class _Kept:
             )
         rows_P = np.arange(first, first + scores_BP.shape[1])
         if is_wanted_P is not None:
-            scores_BP, rows_P = scores_BP[:, is_wanted_P], rows_P[is_wanted_P]
+            # Three times as fast as to index both by the mask: with a million rows that is felt.
+            wanted = np.flatnonzero(is_wanted_P)
+            scores_BP, rows_P = scores_BP.take(wanted, axis=1), rows_P[wanted]
         kept_BK = _best(scores_BP, self._k)
         # What was kept before stands in front, so at equal scores the lower row still wins.
         scores_BM = np.hstack([self.scores_BK, np.take_along_axis(scores_BP, kept_BK, axis=1)])

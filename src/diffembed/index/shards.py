@@ -7,6 +7,7 @@ the last row that it knows is left over from a writer that was killed, and is wr
 import hashlib
 import mmap
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 from diffembed.errors import IndexFormatError
 from diffembed.index import exact
+from diffembed.index.failures import damaged
 from diffembed.index.hits import NO_ROW, Hits, best
 
 Precision = Literal["float32", "float16", "int8"]
@@ -25,12 +27,15 @@ PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 SHARD_ROWS = 65_536
 """Rows of a file. At 384 dims in float16 that is 48 MiB: few files, and none that a file system minds."""
 RESCORED = 10
-"""int8 finds this many times the hits asked for, and their float16 values decide; never fewer than `LEAST_RESCORED`."""
+"""int8 finds this many times the hits asked for, and their float16 values decide; never fewer than `LEAST_RESCORED`.
+A row that is not among them can't be a hit, so int8, alone of the precisions, is not exact."""
 LEAST_RESCORED = 200
 KEPT_MAPPED_BYTES = 2**28
 """Larger indexes give their pages back after each search, so that a process never holds more than a shard of them; the
 system keeps them in its cache as long as it has room."""
-DAMAGED = "the index is damaged: delete its folder and index again"
+TOKEN = "[0-9a-f]{8}"
+OWN_NAME = re.compile(rf"{TOKEN}-\d{{4,}}-(?:{'|'.join(PRECISIONS)})-\d{{5,}}\.bin")
+"""Of a vector file, of this index or another one; what is called otherwise belongs to somebody else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +44,15 @@ class Shards:
 
     Attributes:
         folder: Where they lie.
-        generation: Part of their names. A compaction writes a new one beside the old.
+        token: Of the index, 8 hexadecimal digits; part of their names. An index that is made in the place of another
+            has another one, so that nobody who still has the old one open finds new vectors under old names.
+        generation: Part of their names too. A compaction writes a new one beside the old.
         dims: Of a vector.
         precision: What is scanned; `int8` keeps float16 beside it, from which the best hits get their scores.
     """
 
     folder: Path
+    token: str
     generation: int
     dims: int
     precision: Precision
@@ -56,7 +64,11 @@ class Shards:
         return {self.precision: np.dtype((self.precision, self.dims))}
 
     def path(self, kind: str, shard: int) -> Path:
-        return self.folder / f"{self.generation:04d}-{kind}-{shard:05d}.bin"
+        return self.folder / f"{self._prefix}-{kind}-{shard:05d}.bin"
+
+    @property
+    def _prefix(self) -> str:
+        return f"{self.token}-{self.generation:04d}"
 
     def write(self, first: int, vectors_NE: NDArray[np.float32]) -> str:
         """Put rows behind the first `first` ones, down to the disk, and return a digest of their bytes.
@@ -66,8 +78,9 @@ class Shards:
             IndexFormatError: It is too short.
         """
         digest = hashlib.blake2b(digest_size=16)
-        if not self.folder.is_dir():
-            self.folder.mkdir()
+        self.folder.mkdir(exist_ok=True)
+        if first == 0:
+            # Also when the folder is there: whoever made it may have been killed before its name would last.
             sync_folder(self.folder.parent)
         for kind, dtype in self.dtypes().items():
             rows = _as_stored(vectors_NE, kind, dtype)
@@ -80,20 +93,21 @@ class Shards:
         """The digest that `write` returned for these rows, if they are as they were."""
         digest = hashlib.blake2b(digest_size=16)
         for kind in self.dtypes():
-            position = 0
-            for part in self.parts(kind, first + count):
+            skipped = first // SHARD_ROWS
+            position = skipped * SHARD_ROWS
+            for part in self.parts(kind, first + count, skipped=skipped):
                 digest.update(part[max(first - position, 0) :].tobytes())
                 position += len(part)
         return digest.hexdigest()
 
-    def parts(self, kind: str, num_rows: int) -> Iterator[NDArray]:
-        """The first rows, a file at a time, mapped into memory.
+    def parts(self, kind: str, num_rows: int, *, skipped: int = 0) -> Iterator[NDArray]:
+        """The first rows, a file at a time, mapped into memory; without so many files at the beginning.
 
         Raises:
             FileNotFoundError: A file is not there (a newer generation may be).
             IndexFormatError: A file is too short.
         """
-        for shard in range(-(-num_rows // SHARD_ROWS)):
+        for shard in range(skipped, -(-num_rows // SHARD_ROWS)):
             yield self._map(kind, shard, min(SHARD_ROWS, num_rows - shard * SHARD_ROWS))
 
     def expect(self, num_rows: int) -> None:
@@ -105,7 +119,11 @@ class Shards:
     def search(
         self, query_BE: NDArray[np.float32], num_rows: int, k: int, *, is_wanted: NDArray[np.bool_] | None = None
     ) -> Hits:
-        """The exact nearest rows among the first `num_rows`; see `exact.search_parts`."""
+        """The nearest rows among the first `num_rows`; see `exact.search_parts`.
+
+        Exact for float32 and float16. With int8, rows outside the best of the rough scan (see `RESCORED`) can't be
+        hits; the scores of the hits are those of their float16 values.
+        """
         scanned, *finer = self.dtypes()
         gives_back = num_rows * self.dtypes()[scanned].itemsize > KEPT_MAPPED_BYTES
         parts = _giving_back(self.parts(scanned, num_rows)) if gives_back else self.parts(scanned, num_rows)
@@ -118,9 +136,7 @@ class Shards:
         """Single rows, in any order, in the finest format that is kept; raises what `parts` does."""
         kind = list(self.dtypes())[-1]
         if len(rows) and not 0 <= rows.min() <= rows.max() < num_rows:
-            raise IndexFormatError(
-                f"the index names vectors {rows.min()} to {rows.max()}, {self.folder} holds {num_rows}", hint=DAMAGED
-            )
+            raise damaged(self.folder.parent, f"it names vectors {rows.min()} to {rows.max()} and has {num_rows}")
         taken = np.empty((len(rows), self.dims), np.float32)
         for shard in np.unique(rows // SHARD_ROWS):
             is_here = rows // SHARD_ROWS == shard
@@ -149,17 +165,19 @@ class Shards:
             num_rows, *dtype.shape
         )
 
-    def remove_other_generations(self) -> None:
-        """Delete what an older generation, or a compaction that was killed, left behind."""
+    def remove_others(self) -> None:
+        """Delete what an older generation, an older index, or a compaction that was killed left behind."""
         if self.folder.is_dir():
-            for path in self.folder.glob("*.bin"):
-                if not path.name.startswith(f"{self.generation:04d}-"):
+            for path in self.folder.iterdir():
+                if OWN_NAME.fullmatch(path.name) and not path.name.startswith(f"{self._prefix}-"):
                     path.unlink(missing_ok=True)
 
 
 def _as_stored(vectors_NE: NDArray[np.float32], kind: str, dtype: np.dtype) -> NDArray:
     if kind != "int8":
         return np.ascontiguousarray(vectors_NE, dtype=dtype.base)
+    # Of what is kept beside it, so that rows that are read and written again keep their bytes.
+    vectors_NE = vectors_NE.astype(np.float16).astype(np.float32)
     rows = np.zeros(len(vectors_NE), dtype)
     largest_N = np.abs(vectors_NE).max(axis=1, initial=0.0)
     scale_N = np.maximum(largest_N, np.float32(1e-30)) / 127
@@ -179,7 +197,6 @@ def _by_shard(first: int, rows: NDArray) -> Iterator[tuple[int, int, NDArray]]:
 
 
 def _write_at(path: Path, offset: int, data: bytes) -> None:
-    is_new = not path.exists()
     # Rows that were lost must not come back as the zeros in front of what is written behind the end of a file.
     file = os.open(path, os.O_RDWR | (0 if offset else os.O_CREAT), 0o666)
     try:
@@ -193,12 +210,13 @@ def _write_at(path: Path, offset: int, data: bytes) -> None:
         os.fsync(file)
     finally:
         os.close(file)
-    if is_new:
+    if offset == 0:
+        # Not only when the file is new: whoever made it may have been killed before its name would last.
         sync_folder(path.parent)
 
 
 def _cut_short(path: Path) -> IndexFormatError:
-    return IndexFormatError(f"the vectors in {path} are cut short: rows at its end are missing", hint=DAMAGED)
+    return damaged(path.parent.parent, f"the vectors in {path.name} are cut short: rows at its end are missing")
 
 
 def sync_folder(folder: Path) -> None:

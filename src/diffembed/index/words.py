@@ -1,7 +1,7 @@
 """BM25 over the chunks of an index, kept by SQLite's FTS5 in the same file and transaction as the chunks.
 
 FTS5 and not bm25s, which `diffembed.index.lexical` uses for searches in memory: it takes additions and removals one at
-a time, needs nothing in memory, is there at once when a search starts, and finds more (records/lexical.md): its
+a time, needs nothing in memory, is there at once when a search starts, and finds more (records/search.md): its
 stemmer takes "copied" for "copy". Its BM25 has k1 1.2 and b 0.75.
 """
 
@@ -97,7 +97,7 @@ def marked(text: str, passages: Sequence[str]) -> list[list[tuple[int, int]]]:
 
 
 def _spans(passage: str, highlighted: str) -> list[tuple[int, int]]:
-    """Where the marks stand in the passage, which has fewer spaces (see `_spaced`)."""
+    """Where the marks stand in the passage, which has fewer spaces than what was indexed of it."""
     spans, start, position = [], 0, 0
     for character in highlighted:
         if character == OPEN:
@@ -115,4 +115,5 @@ def _spaced_row(row: tuple[int, str, str]) -> tuple[int, str, str]:
 
 
 def _spaced(text: str) -> str:
+    # Texts are taken out as they were put in: whoever changes this, or the tokenizer, changes the index's FORMAT too.
     return text if text.isascii() else UNSPACED.sub(r" \g<0> ", NO_LETTER.sub(" ", text))

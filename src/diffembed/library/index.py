@@ -1,38 +1,47 @@
 """An index of a person's documents: made from files or texts, searched by meaning, by words, or by both."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal, TypeVar, get_args
+
+import numpy as np
+from numpy.typing import NDArray
 
 from diffembed.errors import ConfigError, DataError
 from diffembed.index import fusion
 from diffembed.index.hits import NO_ROW, Hits, check_k
+from diffembed.index.settings import Settings
 from diffembed.index.shards import Precision
-from diffembed.index.snapshot import Chunk, Counts, Settings, Snapshot
+from diffembed.index.snapshot import Chunk, Counts, Snapshot
 from diffembed.index.store import Store
-from diffembed.library.account import Account
+from diffembed.library.account import Account, OnProgress
+from diffembed.library.arguments import Name, several
 from diffembed.library.hits import Hit, describe, plain
-from diffembed.library.indexing import OnProgress, Run, is_below
-from diffembed.library.model import LibraryModel, new_settings
-from diffembed.library.reading.document import Document, whole_characters
+from diffembed.library.indexing import IndexingRun
+from diffembed.library.model import LibraryModel, check_settings, new_settings
+from diffembed.library.paths import Roots
+from diffembed.library.plan import Known
+from diffembed.library.questions import check_query, path_pattern, with_own_brackets
+from diffembed.library.reading.document import Document
 
 if TYPE_CHECKING:
     from diffembed.embedder import Embedder
+
+T = TypeVar("T")
 
 Mode = Literal["dense", "lexical", "hybrid"]
 MODES: tuple[Mode, ...] = get_args(Mode)
 Fuse = Literal["scores", "ranks"]
 FUSES: tuple[Fuse, ...] = get_args(Fuse)
 
-Name = str | os.PathLike[str]
-
 
 class Index:
     """Documents in a folder on disk, cut into chunks that are searched.
 
     `kill -9` at any moment leaves each document as it was or as it is; readers are never in the way of a writer. Use
-    `open` for an index that is there and `create` for a new one; `library.update.index_files` brings files in.
+    `open` for an index that is there and `create` for a new one; `index_files` brings files in. In a `with` block it is
+    closed at the end.
     """
 
     def __init__(self, store: Store, model: LibraryModel) -> None:
@@ -80,11 +89,20 @@ class Index:
 
         Raises:
             DataError: The folder holds something else.
+            CheckpointError: There is no such model.
             ConfigError: A setting can't be used.
         """
+        check_settings(precision, chunk_tokens)
+        Store.check_new(Path(folder))
         given = LibraryModel.of(model)
         store = Store.create(Path(folder), new_settings(given, precision, chunk_tokens, contextual))
         return cls(store, given)
+
+    def __enter__(self) -> "Index":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     @property
     def folder(self) -> Path:
@@ -96,11 +114,42 @@ class Index:
 
     def counts(self) -> Counts:
         """How much there is."""
-        return self._store.read(lambda snapshot: snapshot.counts())
+        return self.read(lambda snapshot: snapshot.counts())
 
     def ids(self, path: Name = "") -> set[str]:
         """Of the documents of a file; of those that came from none when absent."""
-        return set(self._store.read(lambda snapshot: snapshot.documents(str(path))))
+        return set(self.read(lambda snapshot: snapshot.documents(str(path))))
+
+    def read(self, look: Callable[[Snapshot], T]) -> T:
+        """Look at the index as it is now: later changes don't show in what `look` sees.
+
+        Args:
+            look: Called with the index as it was at one moment, perhaps more than once; must not call the index itself.
+
+        Raises:
+            IndexFormatError: The index is damaged.
+        """
+        return self._store.read(look)
+
+    def embed_queries(self, texts: Sequence[str], instruction: str | None = None) -> NDArray[np.float32]:
+        """Vectors of questions, as a search by meaning compares them.
+
+        Args:
+            texts: Questions.
+            instruction: What they ask for, in place of the model's own.
+
+        Returns:
+            (texts, dims), rows of unit length.
+
+        Raises:
+            DataError: A question is blank.
+            IndexFormatError: The model has changed.
+        """
+        texts = several("texts", texts)
+        for text in texts:
+            check_query(text)
+        self._model.expect(self.settings)
+        return self._model.queries(texts, instruction)
 
     def check(self) -> list[str]:
         """Look at every byte that can be checked; what is wrong, a line each."""
@@ -138,11 +187,11 @@ class Index:
         """Find the k best passages for each question.
 
         Args:
-            queries: In plain words.
+            queries: In plain words; a list.
             k: Hits per question; `hybrid`, which fuses the best of both, has at most 200.
             mode: `dense`: by meaning, exact; `lexical`: by words, BM25, without the model; `hybrid`: both, fused.
             where: Only files whose path ends in this pattern (`*`, `?`, `[a-z]`) or that lie in such a folder; where
-                such a path is in the index, brackets stand for themselves.
+                such a path is in the index, brackets stand for themselves. `./notes` is `notes`.
             instruction: What the questions ask for, in place of the model's own.
             fuse: What `hybrid` adds up: `scores` above the lowest, weighted for the model that ships, or reciprocal
                 `ranks`, which need no weight and suit a model that is as good as BM25.
@@ -158,29 +207,27 @@ class Index:
             raise ConfigError(f"mode is {mode!r}", hint=f"allowed: {', '.join(MODES)}")
         if fuse not in FUSES:
             raise ConfigError(f"fuse is {fuse!r}", hint=f"allowed: {', '.join(FUSES)}")
+        queries = several("queries", queries)
         for query in queries:
-            _check_query(query)
+            check_query(query)
+        ends = None if where is None else path_pattern(where)
         if not queries:
             return []
-        vectors = None
-        if mode != "lexical":
-            self._model.expect(self.settings)
-            vectors = self._model.queries(queries, instruction)
+        vectors = None if mode == "lexical" else self.embed_queries(queries, instruction)
 
         def look(snapshot: Snapshot) -> list[list[tuple[float, Chunk]]]:
-            pattern = _pattern(where, snapshot)
-            depth = max(k, fusion.CANDIDATES)
+            pattern = None if ends is None else with_own_brackets(ends, snapshot.files())
             if vectors is None:
                 found = snapshot.lexical(queries, k, where=pattern)
             elif mode == "dense":
                 found = snapshot.dense(vectors, k, where=pattern)
             else:
-                dense = snapshot.dense(vectors, depth, where=pattern)
-                lexical = snapshot.lexical(queries, depth, where=pattern)
+                dense = snapshot.dense(vectors, fusion.CANDIDATES, where=pattern)
+                lexical = snapshot.lexical(queries, fusion.CANDIDATES, where=pattern)
                 found = fusion.hybrid(dense, lexical, k) if fuse == "scores" else fusion.by_ranks(dense, lexical, k)
             return _with_chunks(found, snapshot)
 
-        scored = self._store.read(look)
+        scored = self.read(look)
         if not details:
             return [plain(hits) for hits in scored]
         return [
@@ -196,53 +243,49 @@ class Index:
             on_progress: Told the account after each.
 
         Raises:
-            DataError: Two have one id, one is no Unicode text, or another process is writing.
+            DataError: Two have one id, one is no Unicode text or too long, or another process is writing.
+            IndexFormatError: The model has changed.
         """
         account = Account()
-        with Run(lambda: self._store, self._ready(), account, on_progress) as run:
+        self._model.expect_for_documents(self.settings)
+        with IndexingRun(lambda: self._store, self._model, account, on_progress) as run:
             run.add("", documents)
             run.finish()
         return account
 
-    def remove(self, *, paths: Sequence[Name] = (), ids: Sequence[str] = ()) -> int:
+    def remove(self, *, paths: Sequence[Name] = (), ids: Sequence[str] = (), must_exist: bool = False) -> int:
         """Remove files, or all files below folders, and documents that came from no file, by id.
+
+        Args:
+            paths: A list of files and folders, which need not be there any more.
+            ids: A list.
+            must_exist: Whether to refuse, and remove nothing, where nothing of one of them is in the index.
 
         Returns:
             How many files and documents went.
+
+        Raises:
+            DataError: Nothing of a path or id is in the index, or another process is writing.
         """
-        roots = [os.path.abspath(path) for path in paths]
-        known = self._store.read(lambda snapshot: snapshot.files())
-        gone = [path for path in known if any(is_below(path, root) for root in roots)]
+        roots = dict.fromkeys(os.path.abspath(path) for path in several("paths", paths))
+        keys = dict.fromkeys(several("ids", ids))
+        given = Roots(roots)
         with self._store.writing() as writer:
+            known = Known.of(self._store)
+            gone = known.below(given)
+            if must_exist:
+                _expect_held(roots, {root for path in gone for root in given.over(path)})
+                _expect_held(keys, self.ids())
             removed = sum(writer.drop_file(path) for path in gone)
-            removed += sum(writer.drop_document("", key) for key in ids)
+            removed += sum(writer.drop_document("", key) for key in keys)
             writer.compact_if_due()
         return removed
 
-    def _ready(self) -> LibraryModel:
-        self._model.expect(self.settings)
-        return self._model
 
-
-def _check_query(query: str) -> None:
-    if not isinstance(query, str) or not query.strip():
-        raise DataError(f"the query {query!r} is empty", hint='ask something, for example "read a csv file"')
-    if whole_characters(query) != query:
-        raise DataError(
-            f"the query {query!r} holds half a surrogate pair, which is no Unicode text",
-            hint="decode its source with errors='replace'",
-        )
-
-
-def _pattern(where: str | None, snapshot: Snapshot) -> str | None:
-    if where is None:
-        return None
-    where = where.rstrip("/")
-    if whole_characters(where) != where:
-        raise ConfigError(f"where is {where!r}, which is no Unicode text", hint="no such path is in any index")
-    if "[" in where and any(f"/{where}/" in f"/{path}/" for path in snapshot.files()):
-        return where.replace("[", "[[]")
-    return where
+def _expect_held(named: Iterable[str], held: set[str]) -> None:
+    for each in named:
+        if each not in held:
+            raise DataError(f"nothing of {each} is in the index", hint="check the name; nothing was removed")
 
 
 def _with_chunks(found: Hits, snapshot: Snapshot) -> list[list[tuple[float, Chunk]]]:

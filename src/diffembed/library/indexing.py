@@ -1,13 +1,11 @@
-"""One indexing run: files -> what changed -> documents -> chunks -> vectors -> commits.
+"""One indexing run: a plan -> documents -> chunks -> vectors -> commits.
 
 A file is in the index as it was or as it is: its documents are replaced inside one transaction. Files that hold rows
 are committed row by row, so that a long one goes on where it was stopped.
 """
 
 import hashlib
-import os
-import time
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,14 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffembed.errors import DataError
-from diffembed.files import file_digest
 from diffembed.index.store import Store
-from diffembed.index.writer import Span, Writer
-from diffembed.library.account import Account
+from diffembed.index.writer import Writer
+from diffembed.library.account import Account, OnProgress
 from diffembed.library.model import LibraryModel
-from diffembed.library.reading.document import Document, whole_characters
-from diffembed.library.reading.read import Unreadable, is_rows, read_bytes, read_document, read_rows
-from diffembed.library.reading.walk import Found, Skipped
+from diffembed.library.pieces import Span, embed
+from diffembed.library.plan import KEPT, NOTHING, Changed, Known, Plan
+from diffembed.library.reading.document import Document, Unreadable, check_length, whole_characters
+from diffembed.library.reading.read import is_rows, read_bytes, read_document, read_rows
+from diffembed.library.reading.walk import Skipped
 
 COMMIT_S = 10.0
 """At most about so much work is lost when a run is killed."""
@@ -32,58 +31,6 @@ COMMIT_ROWS = 8_192
 
 TOGETHER, TOGETHER_CHARACTERS = 64, 32_768
 """Documents, or characters of them, that go through the model together: a few batches."""
-
-OnProgress = Callable[[Account], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Changed:
-    """A file that has to be read."""
-
-    path: str
-    size_bytes: int
-    digest: str
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What a run has to do."""
-
-    changed: list[Changed]
-    gone: list[str]
-    """Paths that are in the index and shall not be any more."""
-
-
-def plan(found: Found, known: dict[str, str | None], account: Account) -> Plan:
-    """Compare files with what is in the index, by content.
-
-    Args:
-        found: Files on disk.
-        known: Path -> digest of the files in the index. One that no folder lists (a hidden one, of another kind) was
-            named itself at some time, and is looked at as if it were named again.
-        account: Counts what is unchanged and what can't be read.
-    """
-    account.other_kinds = found.other_kinds
-    account.skipped += found.skipped
-    below = [path for path in known if any(is_below(path, str(root)) for root in found.roots)]
-    left_out = {each.path for each in found.skipped}
-    listed = dict.fromkeys(map(str, found.files))
-    listed.update(dict.fromkeys(path for path in below if path not in listed and _is_there(path, left_out)))
-    changed, seen = [], set()
-    for path in listed:
-        try:
-            digest, size = _digest(Path(path))
-        except Unreadable as error:
-            account.skipped.append(Skipped(path=path, reason=error.reason))
-            continue
-        seen.add(path)
-        if known.get(path) == digest:
-            account.files_unchanged += 1
-        else:
-            changed.append(Changed(path, size, digest))
-    gone = [path for path in below if path not in seen]
-    account.bytes_total = sum(each.size_bytes for each in changed)
-    return Plan(changed, gone)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -102,7 +49,7 @@ class _Waiting:
         return _storable(self.document.text)
 
 
-class Run:
+class IndexingRun:
     """Writes to an index: what a plan says, or documents that come from no file.
 
     Args:
@@ -125,56 +72,52 @@ class Run:
         self._on_progress = on_progress
         self._writer: Writer | None = None
         self._waiting: list[_Waiting] = []
+        self._unreadable: list[tuple[str, str, str]] = []
+        """Path, digest and reason of files that are to be noted when there is an index."""
         self._held = ExitStack()
-        self._committed = self._started = time.monotonic()
+        self._committed_s = account.tick()
 
-    def __enter__(self) -> "Run":
+    def __enter__(self) -> "IndexingRun":
         return self
 
     def __exit__(self, *_: object) -> None:
         self._held.close()
-        self._account.seconds = time.monotonic() - self._started
+        self._account.tick()
 
-    @property
-    def writer(self) -> Writer:
-        """The right to write, taken when it is first needed."""
-        if self._writer is None:
-            self._writer = self._held.enter_context(self._store().writing())
-        return self._writer
-
-    def carry_out(self, plan: Plan, known: Container[str]) -> None:
+    def carry_out(self, plan: Plan, known: Known | None) -> None:
         """Read what has changed, drop what is gone, and commit now and then.
 
         Args:
             plan: What to do.
-            known: Paths that are in the index.
+            known: What the index had when the plan was made; None where there was no index.
         """
+        if known is None:
+            known = NOTHING
+        elif plan.changed or plan.gone:
+            self._claim()  # somebody else who is writing is told of before any work is done
+            now = Known.of(self._store())
+            plan, known = plan.still_due(known, now, self._account), now
         for file in plan.changed:
             before = self._account.bytes_done
             try:
                 self._read(file)
             except Unreadable as error:
-                self._account.skipped.append(Skipped(path=file.path, reason=error.reason))
-                self._waiting = [each for each in self._waiting if each.path != file.path]
-                if file.path in known:
-                    self._drop(file.path)
-                elif self._writer is not None:
-                    self._writer.drop_file(file.path)  # the rows before one that broke while they were embedded
+                self._give_up(file, error, known)
             else:
                 self._account.files_read += 1
             self._account.bytes_done = before + file.size_bytes
             self._progress()
-        self._put_waiting()
+        self._flush()
         # Last, because what moved is found by the name that it had.
         for path in plan.gone:
-            self._drop(path)
+            self._account.files_dropped += self._claim().drop_file(path)
         self.finish()
 
     def finish(self) -> None:
         """Commit what is left; write vectors anew if many are dead."""
-        self._put_waiting()
+        self._flush()
         if self._writer is not None:
-            self._writer.compact_if_due()
+            self._account.lacked_room = not self._writer.compact_if_due()
 
     def add(self, path: str, documents: Iterable[Document]) -> set[str]:
         """Put documents into the index, each by itself, except those that are in it as they are.
@@ -187,13 +130,13 @@ class Run:
             Their ids.
 
         Raises:
-            DataError: Two documents have one id, or one is no Unicode text.
+            DataError: Two documents have one id, or one is no Unicode text or too long.
         """
         known: dict[str, tuple[str, str]] | None = None
         keys: set[str] = set()
         for document in documents:
             if known is None:
-                _ = self.writer
+                self._claim()
                 known = self._store().read(lambda snapshot: snapshot.documents(path))
             if document.id in keys:
                 raise DataError(f"the id {document.id!r} occurs twice", hint="give every document an id of its own")
@@ -205,9 +148,17 @@ class Run:
                 self._account.documents += 1
                 self._progress()
             else:
-                self._put(_Waiting(path=path, document=document, digest=digest))
-        self._put_waiting()
+                self._queue(_Waiting(path=path, document=document, digest=digest))
+        self._flush()
         return keys
+
+    def _claim(self) -> Writer:
+        """Take the right to write, unless it was taken already."""
+        if self._writer is None:
+            self._writer = self._held.enter_context(self._store().writing())
+            for each in self._unreadable:
+                self._writer.note_unreadable(*each)
+        return self._writer
 
     def _read(self, file: Changed) -> None:
         path = Path(file.path)
@@ -216,14 +167,29 @@ class Run:
             count = sum(1 for _ in _rows(path))
             if not count:
                 raise Unreadable("no row in it")
-            self.writer.begin_file(file.path)
+            self._claim().begin_file(file.path)
             keys = self.add(file.path, self._metered(_rows(path), file.size_bytes / count))
-            self.writer.finish_file(file.path, file.digest, keys)
+            self._claim().finish_file(file.path, file.digest, keys)
         else:
             data = read_bytes(path)
             document = read_document(path, data)
             digests = {"digest": _document_digest(document), "file_digest": hashlib.sha256(data).hexdigest()}
-            self._put(_Waiting(path=file.path, document=document, **digests))
+            self._queue(_Waiting(path=file.path, document=document, **digests))
+
+    def _give_up(self, file: Changed, error: Unreadable, known: Known) -> None:
+        """Leave a file out of the index, or as it was where it may be read again later."""
+        self._waiting = [each for each in self._waiting if each.path != file.path]
+        is_kept = error.is_for_now and file.path in known.files
+        self._account.files_kept += is_kept
+        self._account.skipped.append(Skipped(file.path, error.reason + (KEPT if is_kept else ""), error.is_for_now))
+        if error.is_for_now:
+            return
+        note = file.path, file.digest, error.reason
+        if self._writer is None:
+            self._unreadable.append(note)
+        else:
+            self._writer.note_unreadable(*note)
+        self._account.files_dropped += file.path in known.files
 
     def _metered(self, rows: Iterable[Document], row_bytes: float) -> Iterator[Document]:
         before = self._account.bytes_done
@@ -231,81 +197,60 @@ class Run:
             yield row
             self._account.bytes_done = before + int(number * row_bytes)
 
-    def _put(self, one: "_Waiting") -> None:
+    def _queue(self, one: _Waiting) -> None:
         """Put a document into the index, soon: short ones go through the model together."""
-        _ = self.writer  # there is something to write now, and somebody else who is writing is told of early
+        self._claim()  # there is something to write now, and somebody else who is writing is told of early
         self._waiting.append(one)
         characters = sum(len(each.document.text) for each in self._waiting)
         if len(self._waiting) >= TOGETHER or characters >= TOGETHER_CHARACTERS:
-            self._put_waiting()
+            self._flush()
 
-    def _put_waiting(self) -> None:
+    def _flush(self) -> None:
         waiting, self._waiting = self._waiting, []
         if not waiting:
             return
-        found = [self.writer.twin(each.digest) for each in waiting]
+        found = [self._claim().twin(each.digest) for each in waiting]
         fresh = [each for each, twin in zip(waiting, found, strict=True) if twin is None and each.text.strip()]
-        embedded = iter(self._embed(fresh))
+        settings = self._store().settings
+        embedded = embed(
+            ((each.text, each.document.headings) for each in fresh),
+            self._model,
+            self._account,
+            chunk_tokens=settings.chunk_tokens,
+            contextual=settings.contextual,
+            on_piece=self._tell,
+        )
         for each, twin in zip(waiting, found, strict=True):
             if twin is not None:
                 self._account.reused += 1
-                self._put_one(each, *twin)
+                self._store_one(each, *twin)
             elif each.text.strip():
-                self._put_one(each, *next(embedded))
+                self._store_one(each, *next(embedded))
             else:
                 self._account.empty += 1
-                self._put_one(each, [], np.empty((0, self._store().settings.dims), np.float32))
+                self._store_one(each, [], np.empty((0, settings.dims), np.float32))
 
-    def _put_one(self, one: "_Waiting", spans: list[Span], vectors: NDArray[np.float32]) -> None:
+    def _store_one(self, one: _Waiting, spans: list[Span], vectors: NDArray[np.float32]) -> None:
         key, title = one.document.id, _storable(one.document.title)
-        self.writer.put(one.path, key, digest=one.digest, title=title, text=one.text, spans=spans, vectors=vectors)
+        writer = self._claim()
+        writer.put(one.path, key, digest=one.digest, title=title, text=one.text, spans=spans, vectors=vectors)
         if one.file_digest is not None:
-            self.writer.finish_file(one.path, one.file_digest, {key})
+            writer.finish_file(one.path, one.file_digest, {key})
         self._account.documents += 1
         self._account.chunks += len(spans)
         self._progress()
 
-    def _embed(self, documents: "Sequence[_Waiting]") -> Iterator[tuple[list[Span], NDArray[np.float32]]]:
-        if not documents:
-            return
-        settings, embedder = self._store().settings, self._model.embedder
-        started = time.monotonic()
-        embedded = embedder.embed_documents(
-            [(each.text, each.document.headings) for each in documents],
-            settings.chunk_tokens,
-            contextual=bool(settings.contextual),
-        )
-        self._account.model_seconds += time.monotonic() - started
-        for each, chunks in zip(documents, embedded, strict=True):
-            self._account.tokens += chunks.report.tokens
-            self._account.windowed += chunks.report.windowed
-            says_something = [bool(each.text[start:stop].strip()) for start, stop in chunks.spans]
-            yield (
-                [span for span, says in zip(chunks.spans, says_something, strict=True) if says],
-                chunks.vectors[says_something],
-            )
-
-    def _drop(self, path: str) -> None:
-        self._account.files_dropped += self.writer.drop_file(path)
-
     def _progress(self) -> None:
-        now = time.monotonic()
-        self._account.seconds = now - self._started
-        is_late = now - self._committed > COMMIT_S
+        now = self._account.tick()
+        is_late = now - self._committed_s > COMMIT_S
         if self._writer is not None and (is_late or self._writer.pending_rows >= COMMIT_ROWS):
             self._writer.commit()
-            self._committed = now
+            self._committed_s = now
         self._on_progress(self._account)
 
-
-def _digest(path: Path) -> tuple[str, int]:
-    if is_rows(path):
-        try:
-            return file_digest(path), path.stat().st_size
-        except OSError as error:
-            raise Unreadable(error.strerror or str(error)) from None
-    data = read_bytes(path)
-    return hashlib.sha256(data).hexdigest(), len(data)
+    def _tell(self) -> None:
+        self._account.tick()
+        self._on_progress(self._account)
 
 
 def _rows(path: Path) -> Iterator[Document]:
@@ -333,6 +278,12 @@ def _check(document: Document) -> None:
                 f"the {name} of the document {document.id!r} holds half a surrogate pair, which is no Unicode text",
                 hint="decode its source with errors='replace'",
             )
+        try:
+            check_length(len(value))
+        except Unreadable as error:
+            raise DataError(
+                f"the {name} of the document {document.id[:40]!r} is {error.reason}", hint=error.hint
+            ) from None
 
 
 def _storable(text: str) -> str:
@@ -343,19 +294,3 @@ def _document_digest(document: Document) -> str:
     """Of all that makes a document's vectors."""
     headings = ",".join(map(str, document.headings))
     return hashlib.blake2b(f"{headings}\0{document.text}".encode(), digest_size=16).hexdigest()
-
-
-def _is_there(path: str, left_out: set[str]) -> bool:
-    """Whether there is such a file, and nothing on the way to it was left out (links to folders are)."""
-    return os.path.isfile(path) and left_out.isdisjoint([path, *map(str, Path(path).parents)])
-
-
-def is_below(path: str, root: str) -> bool:
-    """Whether a path is a root, or in the folder that it is."""
-    return path == root or path.startswith(root.rstrip("/") + "/")
-
-
-def reasons(skipped: Sequence[Skipped], most: int = 3) -> str:
-    """The first few skipped files in one line."""
-    shown = [f"{each.path}: {each.reason}" for each in skipped[:most]]
-    return "; ".join(shown) + (f"; and {len(skipped) - most} more" if len(skipped) > most else "")

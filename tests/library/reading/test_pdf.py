@@ -1,12 +1,16 @@
 """PDF: pages with their text, and every way in which such a file can be broken."""
 
 import io
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from diffembed.library.reading import document
 from diffembed.library.reading.document import Document
 from diffembed.library.reading.read import Unreadable, read_document
 from tests.library.reading.made_files import pdf, pdf_of
@@ -27,9 +31,9 @@ def reason(data: bytes) -> str:
     return caught.value.reason
 
 
-def encrypted(password: str) -> bytes:
+def encrypted(password: str, algorithm: str = "RC4-128") -> bytes:
     writer = pypdf.PdfWriter(clone_from=io.BytesIO(pdf(PAGES)))
-    writer.encrypt(user_password=password, owner_password="owner", algorithm="RC4-128")
+    writer.encrypt(user_password=password, owner_password="owner", algorithm=algorithm)
     file = io.BytesIO()
     writer.write(file)
     return file.getvalue()
@@ -43,12 +47,32 @@ def test_pages():
     assert read(pdf(PAGES)).title == "my report"
 
 
-def test_encrypted_files():
-    assert reason(encrypted("secret")) == "encrypted PDF"
-    assert read(encrypted("")).text == read(pdf(PAGES)).text
+@pytest.mark.parametrize("algorithm", ["RC4-128", "AES-128", "AES-256"])
+def test_encrypted_files(algorithm):
+    assert reason(encrypted("secret", algorithm)) == "encrypted PDF"
+    assert read(encrypted("", algorithm)).text == read(pdf(PAGES)).text
 
 
-def test_a_cipher_that_is_not_installed_reads_as_encrypted():
+def test_a_cipher_that_is_not_installed_is_named(tmp_path):
+    """Not everybody who has pypdf has what it needs for AES."""
+    (tmp_path / "a.pdf").write_bytes(encrypted("", "AES-256"))
+    code = (
+        "import sys; sys.modules['cryptography'] = sys.modules['Crypto'] = None\n"
+        "from pathlib import Path; from diffembed.library.reading.read import read_document\n"
+        "try: read_document(Path('a.pdf'), Path(sys.argv[1]).read_bytes())\n"
+        "except Exception as error: print(type(error).__name__, error.is_for_now, error.reason)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "a.pdf")],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "MissingParser True needs the extra `docs` (pip install 'diffembed[docs]')\n"
+
+
+def test_a_broken_cipher_reads_as_encrypted():
     page = [b"<< /Type /Catalog /Pages 2 0 R >>", b"<< /Type /Pages /Count 0 /Kids [] >>"]
     key = b"<" + b"00" * 48 + b">"
     cipher = b"<< /Filter /Standard /V 5 /R 6 /Length 256 /P -4 /O %s /U %s /OE %s /UE %s /Perms <%s>" % (
@@ -68,6 +92,12 @@ def test_broken_files(capfd):
     for data in (b"", b"%PDF-1.7", b"not a PDF at all", whole[:100], whole[-300:]):
         assert reason(data).startswith("broken PDF: ")
     assert capfd.readouterr() == ("", "")  # the parser's remarks are not the user's
+
+
+def test_pages_that_share_a_text_have_an_end(monkeypatch):
+    monkeypatch.setattr(document, "LONGEST_TEXT", 100)
+    assert reason(pdf(["one and the same line"] * 5)) == "over 0.0001 million characters"
+    assert read(pdf(["one and the same line"] * 4)).text
 
 
 def test_a_page_tree_that_contains_itself():

@@ -1,6 +1,8 @@
 """Whatever lies in a folder gives a document or a reason, and nothing else."""
 
+import errno
 import gzip
+import hashlib
 import json
 import os
 import stat
@@ -12,12 +14,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffembed.errors import DataError
+from diffembed.library.reading import markdown, restructured
 from diffembed.library.reading.document import whole_characters
 from diffembed.library.reading.read import (
     KINDS,
     MAX_BYTES,
     Unreadable,
+    digest,
     is_rows,
+    is_verbatim,
     kind_of,
     read_bytes,
     read_document,
@@ -130,6 +135,57 @@ def test_what_cannot_be_read_says_why(tmp_path):
 def test_an_endless_file_that_says_it_is_empty_ends():
     with pytest.raises(Unreadable, match="not a regular file"):
         read_bytes(Path("/dev/zero"))
+
+
+def test_what_may_pass_is_told_from_what_is_so(tmp_path, monkeypatch):
+    (tmp_path / "a.txt").write_text("x")
+    (tmp_path / "a.jsonl").write_text("{}")
+    real = os.open
+    for number, is_for_now in [
+        *((number, True) for number in (errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.EMFILE)),
+        *((number, False) for number in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO)),
+    ]:
+
+        def refuse(path, *args, number=number):
+            if str(path).startswith(str(tmp_path)):
+                raise OSError(number, os.strerror(number))
+            return real(path, *args)
+
+        monkeypatch.setattr(os, "open", refuse)
+        for read in (
+            lambda: read_bytes(tmp_path / "a.txt"),
+            lambda: list(read_rows(tmp_path / "a.jsonl")),
+            lambda: digest(tmp_path / "a.txt"),
+            lambda: digest(tmp_path / "a.jsonl"),
+        ):
+            with pytest.raises(Unreadable) as caught:
+                read()
+            assert caught.value.is_for_now == is_for_now
+    monkeypatch.undo()
+    for data in (b"\0", b"", b"\xff"):
+        with pytest.raises(Unreadable) as caught:
+            read_document(tmp_path / "a.txt", data)
+        assert not caught.value.is_for_now
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.jsonl.gz"])
+def test_digests(tmp_path, name):
+    (tmp_path / name).write_bytes(b"abc" * 700_000)
+    assert digest(tmp_path / name) == (hashlib.sha256(b"abc" * 700_000).hexdigest(), 2_100_000)
+
+
+def test_lines_that_are_those_of_the_file():
+    names = ["a.txt", "A.TXT", "b.Md", "c.rst", "d.py", "Makefile", "x.log", "e.html", "f.PDF", "g.docx", "h.jsonl"]
+    assert [is_verbatim(f"/some.where/{name}") for name in names] == [True] * 7 + [False] * 4
+
+
+@pytest.mark.parametrize(("suffix", "reader"), [(".md", markdown), (".rst", restructured)])
+def test_a_text_of_very_many_lines_has_no_sections(monkeypatch, suffix, reader):
+    data = b"Title\n=====\n\ntext\n\nMore\n----\n\ntext\n"
+    assert len(read_document(Path("a" + suffix), data).headings) == 2
+    monkeypatch.setattr(reader, "MOST_LINES", 8)
+    found = read_document(Path("a" + suffix), data)
+    assert (found.headings, found.text, found.title) == ((), data.decode(), "a")
 
 
 def test_a_file_without_permission():

@@ -1,14 +1,17 @@
 """Which files are found: every one that can be read, each once, and what is left out with its reason."""
 
+import errno
 import os
 import socket
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from diffembed.errors import DataError
-from diffembed.library.reading.walk import Found, find_files
+from diffembed.library.reading.walk import Found, NoSuchPath, find_files
 from tests.library.reading.made_files import folder_of_nobody
 
 
@@ -70,8 +73,9 @@ def test_what_is_named_itself_is_taken_whatever_its_name(tmp_path):
 @pytest.mark.parametrize("name", ["missing", "a.txt/below", "n" * 300, "zero\0byte"])
 def test_a_path_that_is_not_there_is_refused(tmp_path, name):
     make(tmp_path, "a.txt")
-    with pytest.raises(DataError, match="there is no"):
+    with pytest.raises(NoSuchPath, match="there is no") as caught:
         find_files([tmp_path, tmp_path / name])
+    assert caught.value.path == str(tmp_path / name)
 
 
 def test_links(tmp_path):
@@ -92,6 +96,7 @@ def test_links(tmp_path):
         "loop.txt": "a link that leads back to itself",
         "pool.txt": "a link that leads back to itself",
     }
+    assert not any(each.is_for_now for each in found.skipped)
     assert reasons(find_files([folder / "dangling.txt"])) == {"dangling.txt": "a link to nothing"}
 
 
@@ -117,6 +122,7 @@ def test_a_folder_without_permission_is_skipped_and_the_walk_goes_on():
         (folder / "closed").chmod(stat.S_IRWXU)
     assert names(found, folder) == ["open/b.txt"]
     assert reasons(found) == {"closed": "no permission", "in.txt": "no permission"}
+    assert all(each.is_for_now for each in found.skipped)
 
 
 def test_names_that_are_not_utf8_are_skipped(tmp_path):
@@ -154,6 +160,46 @@ def test_the_queries_of_a_task_are_no_documents(tmp_path, ending):
     found = find_files([tmp_path])
     assert names(found, tmp_path) == ["alone/more.jsonl", "alone/queries.jsonl", f"task/corpus.jsonl{ending}"]
     assert reasons(found) == {"queries.jsonl": "the queries of a task, not documents"}
+
+
+def test_kinds_that_a_file_system_does_not_tell(tmp_path, monkeypatch):
+    """Then each is asked for by itself, which may fail for one of them."""
+    make(tmp_path, "a.txt", "b.txt", "c/d.txt")
+    real = os.scandir
+
+    class Entry:
+        def __init__(self, entry: os.DirEntry) -> None:
+            self.name, self.path, self._entry = entry.name, entry.path, entry
+
+        def is_dir(self, *, follow_symlinks: bool) -> bool:
+            if self.name == "b.txt":
+                raise OSError(errno.EIO, "Input/output error")
+            return self._entry.is_dir(follow_symlinks=follow_symlinks)
+
+        def is_file(self, *, follow_symlinks: bool) -> bool:
+            return self._entry.is_file(follow_symlinks=follow_symlinks)
+
+    @contextmanager
+    def listing(path: str) -> Iterator[list[Entry]]:
+        with real(path) as entries:
+            yield [Entry(entry) for entry in entries]
+
+    monkeypatch.setattr(os, "scandir", listing)
+    found = find_files([tmp_path])
+    assert names(found, tmp_path) == ["a.txt", "c/d.txt"]
+    assert [(each.reason, each.is_for_now) for each in found.skipped] == [("input/output error", True)]
+
+
+def test_bare_roots(tmp_path):
+    make(tmp_path, "full/a.txt", "deep/er/b.txt", "other/x.png", "odd/a.txt", "hidden/.b", "cache/__pycache__/x.py")
+    (tmp_path / "odd" / "a.txt").unlink()
+    (tmp_path / "odd" / "a.txt").symlink_to("nothing")
+    (tmp_path / "empty" / "folders").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("nowhere")
+    roots = sorted(tmp_path.iterdir())
+    found = find_files([*roots, tmp_path / "full" / "a.txt"])
+    assert [root.name for root in found.bare_roots] == ["cache", "empty", "hidden", "link"]
+    assert find_files([tmp_path, tmp_path / "empty"]).bare_roots == (tmp_path / "empty",)
 
 
 def test_no_paths_give_no_files():

@@ -10,6 +10,10 @@ from diffembed.errors import DataError
 
 LONGEST_COMPLAINT = 100
 """Characters of a parser's own message that are worth a line in the user's list."""
+LONGEST_TEXT = 16_000_000
+"""Characters of a document: some ten long novels. It bounds the memory that reading, embedding and storing take."""
+NO_TEXT = "no text in it"
+"""The reason of a file that is sound and says nothing, such as an empty `__init__.py`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,6 +38,9 @@ class Unreadable(DataError):
         hint: What to do about it.
     """
 
+    is_for_now: bool = False
+    """Whether the file may be as sound as before: an index keeps what it has of it."""
+
     def __init__(self, reason: str, *, hint: str = "leave the file out, or save it as UTF-8 text") -> None:
         super().__init__(reason, hint=hint)
 
@@ -42,8 +49,16 @@ class Unreadable(DataError):
         return self.message
 
 
+class OutOfReach(Unreadable):
+    """A file that can't be looked at for the moment: no permission, a failing disk, a lost network folder."""
+
+    is_for_now = True
+
+
 class MissingParser(Unreadable):
     """A file of a kind that needs the optional packages of the extra `docs`."""
+
+    is_for_now = True
 
     def __init__(self) -> None:
         super().__init__("needs the extra `docs` (pip install 'diffembed[docs]')", hint="pip install 'diffembed[docs]'")
@@ -66,6 +81,18 @@ def refusing(kind: str) -> Iterator[None]:
         words = re.sub(r"\s+", " ", "".join(c if c.isprintable() else " " for c in str(error)[: 4 * LONGEST_COMPLAINT]))
         reason = f"broken {kind}: {words.strip()[:LONGEST_COMPLAINT] or type(error).__name__}"
         raise Unreadable(reason, hint="save it anew with the program that made it") from error
+
+
+def check_length(num_characters: int) -> None:
+    """Refuse a text of so many characters if that is over `LONGEST_TEXT`.
+
+    Raises:
+        Unreadable: It is.
+    """
+    if num_characters > LONGEST_TEXT:
+        raise Unreadable(
+            f"over {LONGEST_TEXT / 1_000_000:g} million characters", hint="cut it into several files or documents"
+        )
 
 
 def whole_characters(text: str) -> str:

@@ -62,7 +62,7 @@ def read(path: Path, data: bytes) -> Document:
     except ImportError:
         raise MissingParser from None
     declared = DECLARED.search(data[:DECLARED_WITHIN])
-    source = decode(data, declared=declared[1].decode() if declared else "")
+    source = decode(data, declared=declared[1].decode() if declared else "", is_markup=True)
     if source.count("<") > MOST_TAGS:
         raise Unreadable(f"broken HTML: over {MOST_TAGS // 1_000_000} million tags")
     with refusing("HTML"):

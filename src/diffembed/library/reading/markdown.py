@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from diffembed.library.reading.document import Document
-from diffembed.library.reading.plain import decode, line_starts
+from diffembed.library.reading.plain import MOST_LINES, decode, line_starts
 
 # It begins with a key: a page may as well begin with a rule that looks the same.
 FRONT_MATTER = re.compile(
@@ -24,6 +24,8 @@ def read(path: Path, data: bytes) -> Document:
     from markdown_it import MarkdownIt  # a search reads no files and shouldn't wait for it
 
     text = decode(data)
+    if text.count("\n") > MOST_LINES:
+        return Document(id=str(path), text=text)
     front = FRONT_MATTER.match(text)
     # Left in, the line that closes the front matter would make a heading of the lines above it.
     start = front.end() if front else 0

@@ -5,14 +5,19 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from diffembed.library.reading.document import Document, MissingParser, Unreadable, refusing, whole_characters
+from diffembed.library.reading.document import (
+    Document,
+    MissingParser,
+    Unreadable,
+    check_length,
+    refusing,
+    whole_characters,
+)
 
 if TYPE_CHECKING:
     from pypdf import PdfReader
 
 BETWEEN_PAGES = "\n\n"
-LONGEST_TEXT = 64_000_000
-"""Characters; pages can share one stream of text, so a small file can have any length."""
 
 
 def read(path: Path, data: bytes) -> Document:
@@ -21,7 +26,7 @@ def read(path: Path, data: bytes) -> Document:
     A file that opens without a password is read, also where printing or copying asks for one.
 
     Raises:
-        Unreadable: It is broken, encrypted or endless, or pypdf is not installed.
+        Unreadable: It is broken, encrypted or endless, or pypdf or a cipher is not installed.
     """
     try:
         import pypdf
@@ -37,12 +42,12 @@ def read(path: Path, data: bytes) -> Document:
         try:
             reader = pypdf.PdfReader(io.BytesIO(data))
             if reader.is_encrypted and not reader.decrypt(""):
-                raise _encrypted()
+                raise Unreadable("encrypted PDF", hint="save it without a password")
             title = reader.metadata.title if reader.metadata else None
             text, starts = _read_pages(reader)
         except DependencyError:
             if reader is None or reader.is_encrypted:  # it is a cipher that is missing
-                raise _encrypted() from None
+                raise MissingParser from None
             raise
     return Document(id=str(path), title=title or "", text=text, headings=tuple(starts))
 
@@ -56,10 +61,5 @@ def _read_pages(reader: "PdfReader") -> tuple[str, list[int]]:
         starts.append(length)
         pages.append(text)
         length += len(text) + len(BETWEEN_PAGES)
-        if length > LONGEST_TEXT:
-            raise Unreadable(f"over {LONGEST_TEXT // 1_000_000} million characters")
+        check_length(length)  # now: pages can share one stream of text, so a small file can have any length
     return BETWEEN_PAGES.join(pages), starts
-
-
-def _encrypted() -> Unreadable:
-    return Unreadable("encrypted PDF", hint="save it without a password")

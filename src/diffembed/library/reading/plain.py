@@ -4,7 +4,7 @@ import codecs
 import re
 from pathlib import Path
 
-from diffembed.library.reading.document import Document, Unreadable
+from diffembed.library.reading.document import LONGEST_TEXT, Document, Unreadable, check_length
 
 UTF_16 = {codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
 # A file may name its encoding, and Python knows many that are no charset of texts (punycode takes quadratic time).
@@ -20,6 +20,10 @@ CHARSETS = {
     **{"tis620": "tis-620", "windows874": "cp874", "macintosh": "mac-roman", "iso2022jp": "iso2022_jp"},
 }
 NEWLINE = re.compile(r"\r\n?|\n")
+MOST_LINES = 200_000
+"""In which headings are looked for: parsing takes a kilobyte a line, and what is longer is made by a machine."""
+CHARACTER_BYTES = 4
+"""Of a character in UTF-8 or UTF-16, at most."""
 
 
 def read(path: Path, data: bytes) -> Document:
@@ -31,17 +35,20 @@ def read(path: Path, data: bytes) -> Document:
     return Document(id=str(path), text=decode(data))
 
 
-def decode(data: bytes, *, declared: str = "") -> str:
+def decode(data: bytes, *, declared: str = "", is_markup: bool = False) -> str:
     r"""Turn the bytes of a text file into text: without byte order mark, \r\n as \n, all else as it is.
 
     Args:
         data: UTF-8, or UTF-16 with a byte order mark, or in the declared encoding.
         declared: The encoding that the file itself names, in any spelling; counts only where UTF-8 doesn't fit, because
             such names are often left from a time before the file was converted.
+        is_markup: Whether the document's text is taken from this one, and may be short where this one is long.
 
     Raises:
-        Unreadable: It is binary, or in another encoding.
+        Unreadable: It is binary, in another encoding, or too long.
     """
+    if not is_markup and len(data) > CHARACTER_BYTES * LONGEST_TEXT:
+        check_length(len(data))  # without decoding it
     if utf_16 := UTF_16.get(data[:2]):
         text = _strict(data, utf_16, "UTF-16").removeprefix("\ufeff")
     else:
@@ -55,6 +62,8 @@ def decode(data: bytes, *, declared: str = "") -> str:
             text = _strict(data, charset or "utf-8", declared if charset else "UTF-8")
     if "\0" in text:
         raise Unreadable("binary")
+    if not is_markup:
+        check_length(len(text))  # before it is parsed
     return text.replace("\r\n", "\n")
 
 

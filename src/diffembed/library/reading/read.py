@@ -1,17 +1,26 @@
 """Any file as documents: the kind follows from the name, and what can't be read says why in a few words."""
 
 import errno
+import hashlib
 import os
 import stat
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from diffembed.data import sources
 from diffembed.errors import DataError
 from diffembed.library.reading import html, markdown, pdf, plain, python, restructured, word
-from diffembed.library.reading.document import Document, Unreadable, whole_characters
+from diffembed.library.reading.document import (
+    NO_TEXT,
+    Document,
+    OutOfReach,
+    Unreadable,
+    check_length,
+    whole_characters,
+)
 
 Reader = Callable[[Path, bytes], Document]
 
@@ -28,10 +37,21 @@ KINDS: Mapping[str, Reader | None] = {
     ".jsonl.gz": None,
 }
 """Suffix, in small letters -> what reads it; None where each row of a file is a document."""
+VERBATIM = frozenset((plain.read, markdown.read, restructured.read, python.read))
+"""Readers whose text is the file's own, line by line."""
 MAX_BYTES = 64 * 1024 * 1024
 """Of a file that is one document; JSON rows stream, and may be as many as there are."""
 LONGEST_TITLE = 200
 PIECE_BYTES = 1024 * 1024
+
+GONE = {
+    errno.ENOENT: "not there any more",
+    errno.ENOTDIR: "not there any more",
+    errno.ELOOP: "a link that leads back to itself",
+}
+"""What the system says where there is no file (any more); its other complaints may pass."""
+NO_FILE = {errno.ENXIO: "not a regular file", errno.ENODEV: "not a regular file"}
+REFUSED = {errno.EACCES: "no permission", errno.EPERM: "no permission"}
 
 
 def kind_of(path: Path | str) -> str | None:
@@ -49,11 +69,17 @@ def is_rows(path: Path) -> bool:
     return kind is not None and KINDS[kind] is None
 
 
+def is_verbatim(path: Path | str) -> bool:
+    """Whether a document's lines are those of its file, so that a line number says where to look."""
+    return KINDS.get(kind_of(path) or ".txt") in VERBATIM
+
+
 def read_bytes(path: Path) -> bytes:
     """Read a file that is one document, whatever has become of its path since it was found; never waits for a pipe.
 
     Raises:
-        Unreadable: It is gone, no regular file, over `MAX_BYTES`, or may not be read.
+        OutOfReach: It may not be read, or its disk doesn't answer.
+        Unreadable: It is gone, no regular file, or over `MAX_BYTES`.
     """
     pieces = []
     try:
@@ -68,8 +94,25 @@ def read_bytes(path: Path) -> bytes:
                 if room < 0:
                     raise _too_large()
     except OSError as error:
-        raise _unreadable(error) from None
+        raise unreadable(error) from None
     return b"".join(pieces)
+
+
+def digest(path: Path) -> tuple[str, int]:
+    """SHA-256 of a file's content, in hexadecimal, and its size in bytes.
+
+    Raises:
+        OutOfReach: As `read_bytes`.
+        Unreadable: As `read_bytes`; a file of rows may have any size.
+    """
+    if not is_rows(path):
+        data = read_bytes(path)
+        return hashlib.sha256(data).hexdigest(), len(data)
+    try:
+        with _open_regular(path) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest(), file.tell()
+    except OSError as error:
+        raise unreadable(error) from None
 
 
 def read_document(path: Path, data: bytes) -> Document:
@@ -85,7 +128,8 @@ def read_document(path: Path, data: bytes) -> Document:
         the file's name in words.
 
     Raises:
-        Unreadable: The data are broken, too large, of another kind or without text, or the kind's parser is missing.
+        Unreadable: The data are broken, too large, of another kind or without text.
+        MissingParser: The kind's parser isn't installed.
     """
     reader = KINDS.get(kind_of(path) or ".txt")
     assert reader is not None, f"{path} holds a document in each row"
@@ -93,7 +137,8 @@ def read_document(path: Path, data: bytes) -> Document:
         raise _too_large()
     document = reader(path, data)
     if not document.text.strip():
-        raise Unreadable("no text in it", hint="a scanned file needs its text recognised first")
+        raise Unreadable(NO_TEXT, hint="a scanned file needs its text recognised first")
+    check_length(len(document.text))
     title = " ".join(whole_characters(document.title[: 4 * LONGEST_TITLE]).split())[:LONGEST_TITLE]
     return replace(document, title=title or whole_characters(_title_of(path)))
 
@@ -102,21 +147,36 @@ def read_rows(path: Path) -> Iterator[Document]:
     """Read a JSON-lines file in BEIR's form, `{"_id", "title", "text"}`, row by row; title and text become one text.
 
     Raises:
-        Unreadable: The file may not be read, or is no regular file.
-        DataError: A row is broken, has no id or no text, or an id comes twice; names file and line.
+        OutOfReach: The file may not be read, or its disk doesn't answer.
+        Unreadable: It is no regular file.
+        DataError: A row is broken or too long, has no id or no text, or an id comes twice; names file and line.
     """
     try:
         _open_regular(path).close()
     except OSError as error:
-        raise _unreadable(error) from None
+        raise unreadable(error) from None
     ids: set[str] = set()
-    for row in sources.read_rows(path):
+    for row in _rows(path):
         row_id = _id(row.values.get("_id"), row.place)
         if row_id in ids:
             raise DataError(f"{row.place}: the id {row_id!r} occurs twice", hint="keep one row per id")
         ids.add(row_id)
         title = row.text("title") if row.values.get("title") is not None else ""
-        yield Document(id=row_id, title=title, text=f"{title} {row.text('text')}".strip())
+        text = f"{title} {row.text('text')}".strip()
+        try:
+            check_length(len(text))
+        except Unreadable as error:
+            raise DataError(f"{row.place}: {error.reason}", hint=error.hint) from None
+        yield Document(id=row_id, title=title, text=text)
+
+
+def _rows(path: Path) -> Iterator[sources.Row]:
+    try:
+        yield from sources.read_rows(path)
+    except DataError as error:
+        if isinstance(error.__cause__, OSError):
+            raise unreadable(error.__cause__) from None
+        raise
 
 
 def _id(value: Any, place: str) -> str:
@@ -131,7 +191,15 @@ def _title_of(path: Path) -> str:
     return " ".join(path.stem.replace("_", " ").replace("-", " ").split()) or path.stem
 
 
-def _open_regular(path: Path) -> BinaryIO:
+def unreadable(error: OSError) -> Unreadable:
+    """Make the error of a file that the system doesn't give."""
+    number, hint = error.errno or 0, "check the path and who may read it"
+    if reason := GONE.get(number) or NO_FILE.get(number):
+        return Unreadable(reason, hint=hint)
+    return OutOfReach(REFUSED.get(number) or str(error.strerror or error).lower(), hint=hint)
+
+
+def _open_regular(path: Path) -> BufferedReader:
     # Opened first and looked at then: between a look and an opening a path can become a pipe, where opening waits.
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
@@ -145,17 +213,3 @@ def _open_regular(path: Path) -> BinaryIO:
 
 def _too_large() -> Unreadable:
     return Unreadable(f"over {MAX_BYTES // 1024 // 1024} MB", hint="cut it into several files")
-
-
-def _unreadable(error: OSError) -> Unreadable:
-    reasons = {
-        errno.EACCES: "no permission",
-        errno.EPERM: "no permission",
-        errno.ENOENT: "not there any more",
-        errno.ENOTDIR: "not there any more",
-        errno.ELOOP: "a link that leads back to itself",
-        errno.ENXIO: "not a regular file",
-        errno.ENODEV: "not a regular file",
-    }
-    reason = reasons.get(error.errno or 0) or str(error.strerror or error).lower()
-    return Unreadable(reason, hint="check the path and who may read it")

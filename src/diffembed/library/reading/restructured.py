@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from diffembed.library.reading.document import Document
-from diffembed.library.reading.plain import decode, line_starts
+from diffembed.library.reading.plain import MOST_LINES, decode, line_starts
 
 RULE = re.compile(rf"([{re.escape(string.punctuation)}])\1*")
 LONG_RULE = 4
@@ -23,6 +23,8 @@ def read(path: Path, data: bytes) -> Document:
         Unreadable: It is no text.
     """
     text = decode(data)
+    if text.count("\n") > MOST_LINES:
+        return Document(id=str(path), text=text)
     starts = line_starts(text)
     lines = [text[start:end].rstrip() for start, end in zip(starts, [*starts[1:], len(text)], strict=True)]
     found = find_titles(lines)
