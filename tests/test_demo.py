@@ -7,7 +7,7 @@ from rich.console import Console
 from diffembed import Embedder, Index
 from diffembed.data.docstrings import Passage
 from diffembed.demo import SAMPLE_QUESTIONS, WORDS, Demo, as_rows, cache, documents, lines, open_demo, render, run
-from diffembed.demo.measure import Question, measure_demo
+from diffembed.demo.measure import Question, measure_demo, read_questions
 from diffembed.errors import DataError
 from tests.tiny_embedders import LIMIT, TOKENIZER, make, make_backbone
 
@@ -58,6 +58,25 @@ def test_a_docstring_of_several_chunks_is_one_hit(tmp_path: Path) -> None:
     for mode in WORDS:
         names = [hit.id for hit in Demo(index).search("fox dog pool file dataset barrier", 6, mode)]
         assert len(names) == len(set(names)) == 6, mode
+
+
+def test_of_one_name_the_first_docstring_is_taken(tmp_path: Path) -> None:
+    again = Passage(id="csv.reader", text="Another one, for another platform.", path="csv.py", line=99, kind="function")
+    assert [each.id for each in documents([*PASSAGES, again])] == list(TEXTS)
+    assert documents([*PASSAGES, again])[0].text == "csv.reader\nRead rows of a csv file."
+
+
+@pytest.mark.slow
+def test_the_library_of_this_python(tmp_path: Path, model: Path) -> None:
+    demo = open_demo(model, cache=tmp_path / "cache")
+    assert len(demo.names()) > 3_000
+    asked = [
+        each for each in read_questions() if max(map(each.answers.get, demo.names() & set(each.answers)), default=0)
+    ]
+    assert len(asked) >= 150
+    rows, _ = measure_demo(demo, asked[::20])
+    words = {row.mode: row.value for row in rows if (row.kind, row.measure) == ("words", "nDCG@10")}
+    assert words["lexical"] > 0.5
 
 
 def test_words_that_nobody_knows_and_no_question(demo: Demo) -> None:

@@ -99,11 +99,17 @@ class Demo:
         return self.index.ids()
 
 
-def documents(passages: Iterable[Passage]) -> Iterator[Document]:
-    """Passages as documents: the name says as much as the text, and the place stands where hits show a title."""
+def documents(passages: Iterable[Passage]) -> list[Document]:
+    """Passages as documents: the name says as much as the text, and the place stands where hits show a title.
+
+    Of those with one name (a function that is defined again for another platform) the first is taken.
+    """
+    found: dict[str, Document] = {}
     for passage in passages:
         place = f"{passage.path}:{passage.line}"
-        yield Document(id=passage.id, title=place, text=f"{passage.id}\n{passage.text}")
+        text = f"{passage.id}\n{passage.text}"
+        found.setdefault(passage.id, Document(id=passage.id, title=place, text=text))
+    return list(found.values())
 
 
 def _shown(rank: int, hit: IndexHit) -> Hit:

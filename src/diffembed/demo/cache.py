@@ -78,19 +78,19 @@ def open_demo(
 
 
 def _fill(folder: Path, model: str | os.PathLike[str], on_progress: OnProgress, say: Say) -> None:
-    passages = read_docstrings()
-    if not passages:
+    library = documents(read_docstrings())
+    if not library:
         raise DataError(
             "there is no passage to search", hint="this Python's library has no source: use a usual CPython"
         )
-    say(f"embedding {len(passages):,} docstrings of Python {sys.version.split()[0]}'s standard library")
+    say(f"embedding {len(library):,} docstrings of Python {sys.version.split()[0]}'s standard library")
     index = Index.open(folder, model=model) if folder.is_dir() else Index.create(folder, model=model)
     start = time.perf_counter()
 
     def progress(account: Account) -> None:
-        on_progress(account.documents / len(passages))
+        on_progress(account.documents / len(library))
 
-    account = index.add(documents(passages), on_progress=progress)
+    account = index.add(library, on_progress=progress)
     seconds = time.perf_counter() - start
     say(f"{_size(index)}, embedded in {seconds:.1f} s ({account.tokens / seconds:,.0f} tokens/s)")
     index.close()
