@@ -9,7 +9,7 @@ import diffembed
 
 PACKAGE = Path(diffembed.__file__).parent
 LAYERS = [  # low to high; a module imports from rows above its own, or from its own folder
-    "errors",
+    "errors lazy",
     "files",
     "configs runs hardware",
     "text backbone objectives readout index",

@@ -2,22 +2,26 @@
 
 import gzip
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from diffembed import Embedder
+from diffembed.library.account import Account
 from diffembed.library.index import Index
 from diffembed.library.reading.read import is_rows, read_document, read_rows
+from diffembed.library.update import index_files
 from tests.tiny_embedders import SENTENCE, TOKENIZER, make_backbone
 
 LIMIT = 300
 CHUNK = 24
 """Tokens: the texts here have a few chunks each."""
 
+Bring = Callable[..., Account]
 Contents = list[tuple[str, str, int, int, bytes]]
 
 
@@ -59,6 +63,10 @@ TREE: dict[str, bytes] = {
 """Of each kind that is read; `long.txt` is over the model's limit."""
 
 
+ROWS = [{"_id": f"row {n}", "title": f"T{n}", "text": f"the text of row {n}, {SENTENCE}"} for n in range(6)]
+"""Of a file that holds rows."""
+
+
 def write(root: Path, files: Mapping[str, bytes | None]) -> Path:
     """Write files below a folder; None takes one away."""
     for name, data in files.items():
@@ -96,3 +104,28 @@ def expected(root: Path, embedder: Embedder, *, chunk_tokens: int = CHUNK, conte
                     stored = vector.astype(np.float16).astype(np.float32).tobytes()
                     found.append((str(path), document.id, start, stop, stored))
     return sorted(found)
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    return write(tmp_path / "tree", TREE)
+
+
+@pytest.fixture
+def to(tmp_path: Path) -> Path:
+    return tmp_path / "index"
+
+
+@pytest.fixture
+def bring(to: Path, tree: Path, embedder: Embedder) -> Bring:
+    """Index the tree, or other paths."""
+
+    def run(*paths: Path, **options: Any) -> Account:
+        settings = {} if to.exists() else {"chunk_tokens": CHUNK}
+        return index_files(paths or [tree], to, model=embedder, **(settings | options))
+
+    return run
+
+
+def names(to: Path) -> set[str]:
+    return {Path(row[0]).name for row in contents_of(to)}

@@ -5,7 +5,6 @@ import shutil
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -22,35 +21,22 @@ from diffembed.library.model import CHUNK_TOKENS
 from diffembed.library.reading.read import is_rows, read_document, read_rows
 from diffembed.library.update import index_files
 from tests.examples import examples
-from tests.library.conftest import CHUNK, TREE, Contents, contents, contents_of, expected, rows, save_model, write
+from tests.library.conftest import (
+    CHUNK,
+    ROWS,
+    TREE,
+    Contents,
+    contents,
+    contents_of,
+    expected,
+    names,
+    rows,
+    save_model,
+    write,
+)
 from tests.tiny_embedders import SENTENCE, make
 
 Bring = Callable[..., Account]
-
-
-@pytest.fixture
-def tree(tmp_path: Path) -> Path:
-    return write(tmp_path / "tree", TREE)
-
-
-@pytest.fixture
-def to(tmp_path: Path) -> Path:
-    return tmp_path / "index"
-
-
-@pytest.fixture
-def bring(to: Path, tree: Path, embedder: Embedder) -> Bring:
-    """Index the tree, or other paths."""
-
-    def run(*paths: Path, **options: Any) -> Account:
-        settings = {} if to.exists() else {"chunk_tokens": CHUNK}
-        return index_files(paths or [tree], to, model=embedder, **(settings | options))
-
-    return run
-
-
-def names(to: Path) -> set[str]:
-    return {Path(row[0]).name for row in contents_of(to)}
 
 
 # What comes in
@@ -258,99 +244,6 @@ def test_a_file_that_can_not_be_read_any_more_is_dropped_and_named(bring, tree, 
     assert (account.files_dropped, account.files_unchanged) == (1, len(TREE) - 1)
     assert str(tree / name) not in {row[0] for row in contents_of(to)}
     assert bring().files_dropped == 0
-
-
-# Rows
-
-ROWS = [{"_id": f"row {n}", "title": f"T{n}", "text": f"the text of row {n}, {SENTENCE}"} for n in range(6)]
-
-
-def test_rows_are_taken_one_by_one(bring, tree, to, embedder) -> None:
-    for path in tree.rglob("*.*"):
-        path.unlink()
-    write(tree, {"rows.jsonl": rows(*ROWS)})
-    assert bring().documents == 6
-    changed = ROWS[2] | {"text": "other words"}
-    write(tree, {"rows.jsonl": rows(*ROWS[:2], changed, ROWS[4], {"_id": "new", "text": "one more"})})
-    account = bring()
-    assert (account.files_read, account.documents, account.reused) == (1, 5, 3)
-    texts = ["T2 other words", "one more"]
-    assert account.tokens == sum(embedder.embed_chunks(text, CHUNK).report.tokens for text in texts)
-    assert contents_of(to) == expected(tree, embedder)
-
-
-def test_a_title_alone_can_change(bring, tree, to) -> None:
-    """Title and text make the row's text together: the same words, cut elsewhere, are embedded once but shown anew."""
-    write(tree, {"rows.jsonl": rows({"_id": "a", "title": "one two", "text": "three"})})
-    bring()
-    write(tree, {"rows.jsonl": rows({"_id": "a", "title": "one", "text": "two three"})})
-    account = bring()
-    assert (account.reused, account.tokens) == (1, 0)
-    with closing(Index.open(to)) as index:
-        (hit,) = index.search("three", mode="lexical", where="rows.jsonl")
-    assert (hit.title, hit.text) == ("one", "one two three")
-
-
-@pytest.mark.parametrize(
-    ("last", "reason"),
-    [
-        (b'{"_id": "x", "text":', "line 7 is not JSON"),
-        (b"\xff\n", "line 7 is not UTF-8"),
-        (rows({"_id": "row 1", "text": "again"}), "line 7: the id 'row 1' occurs twice"),
-        (rows({"_id": 2, "text": "a"}, {"_id": "2", "text": "b"}), "line 8: the id '2' occurs twice"),
-        (rows({"text": "no id"}), "line 7: `_id` must be"),
-        (rows({"_id": "x"}), "line 7 has no text `text`"),
-    ],
-)
-@pytest.mark.parametrize("is_known", [False, True])
-def test_a_broken_row_makes_the_file_unreadable_before_any_work(bring, tree, to, last, reason, is_known) -> None:
-    shutil.rmtree(tree)
-    write(tree, {"z.txt": b"good", "a.jsonl": rows(*ROWS) if is_known else None})
-    bring()
-    write(tree, {"a.jsonl": rows(*ROWS) + last, "z.txt": b"better"})
-    account = bring()
-    assert [each.path for each in account.skipped] == [str(tree / "a.jsonl")]
-    assert account.skipped[0].reason.startswith(reason)
-    assert (account.files_dropped, account.files_read, account.documents, account.chunks) == (is_known, 1, 1, 1)
-    assert "a.jsonl" not in names(to)
-
-
-@pytest.mark.parametrize(("commit_s", "together"), [(-1.0, 1), (10.0, 1), (-1.0, 4)])
-def test_a_row_that_breaks_while_the_file_is_read_leaves_nothing_of_it(
-    bring, tree, to, monkeypatch, commit_s, together
-) -> None:
-    monkeypatch.setattr(indexing, "COMMIT_S", commit_s)
-    monkeypatch.setattr(indexing, "TOGETHER", together)
-    shutil.rmtree(tree)
-    write(tree, {"a.jsonl": rows(*ROWS), "b.txt": b"good"})
-
-    def spoil(account: Account) -> None:
-        if account.documents == 1:
-            with (tree / "a.jsonl").open("ab") as file:
-                file.write(b"no json\n")
-
-    account = bring(on_progress=spoil)
-    assert [each.reason[:18] for each in account.skipped] == ["line 7 is not JSON"]
-    assert account.files_dropped == 0
-    assert names(to) == {"b.txt"}
-
-
-def test_a_long_file_of_rows_goes_on_where_it_was_stopped(bring, tree, to, embedder, monkeypatch) -> None:
-    monkeypatch.setattr(indexing, "COMMIT_S", -1.0)
-    shutil.rmtree(tree)
-    write(tree, {"a.jsonl": rows(*ROWS)})
-
-    def stop(account: Account) -> None:
-        if account.documents == 4:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        bring(on_progress=stop)
-    assert len({row[1] for row in contents_of(to)}) == 4
-    account = bring()
-    assert (account.documents, account.reused) == (6, 4)
-    assert contents_of(to) == expected(tree, embedder)
-    assert bring().files_unchanged == 1
 
 
 # Refusals: nothing is changed, and nothing is left behind

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from diffembed import Embedder
 from diffembed.errors import DataError
 from diffembed.index.store import Store
 from diffembed.library import plan
@@ -19,31 +18,10 @@ from diffembed.library.index import Index
 from diffembed.library.plan import Known
 from diffembed.library.reading import plain, read
 from diffembed.library.reading.document import Document, MissingParser
-from diffembed.library.update import index_files
-from tests.library.conftest import CHUNK, TREE, contents_of, expected, rows, write
+from tests.library.conftest import TREE, contents_of, expected, rows, write
 
 Bring = Callable[..., Account]
 PASSING = [errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.ETIMEDOUT]
-
-
-@pytest.fixture
-def tree(tmp_path: Path) -> Path:
-    return write(tmp_path / "tree", TREE)
-
-
-@pytest.fixture
-def to(tmp_path: Path) -> Path:
-    return tmp_path / "index"
-
-
-@pytest.fixture
-def bring(to: Path, tree: Path, embedder: Embedder) -> Bring:
-    def run(*paths: Path, **options: Any) -> Account:
-        return index_files(
-            paths or [tree], to, model=embedder, **({} if to.exists() else {"chunk_tokens": CHUNK}), **options
-        )
-
-    return run
 
 
 def fail(patch: pytest.MonkeyPatch, place: Path, number: int, calls: tuple[str, ...]) -> None:

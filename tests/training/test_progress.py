@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from diffembed.training.progress import Progress, _clock
+from diffembed.training.progress import Progress, clock
 
 SHOW = """
 from diffembed.training.progress import Progress
@@ -54,4 +54,4 @@ def test_a_live_line_on_a_terminal():
     ("seconds", "text"), [(0, "0:00:00"), (59.9, "0:00:59"), (3661, "1:01:01"), (90_000, "25:00:00")]
 )
 def test_clock(seconds, text):
-    assert _clock(seconds) == text
+    assert clock(seconds) == text

@@ -1,6 +1,8 @@
 """Transformers that turn token ids into hidden states, looking both ways, forward or backward."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from diffembed.lazy import lazily
 
 if TYPE_CHECKING:
     from diffembed.backbone.checkpoint import load_backbone, save_backbone
@@ -31,16 +33,4 @@ _HOMES = {
     "save_backbone": "diffembed.backbone.checkpoint",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    value = getattr(import_module(_HOMES[name]), name)
-    globals()[name] = value  # the next look-up does not come here
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazily(__name__, _HOMES)

@@ -170,6 +170,8 @@ def _progress() -> "Iterator[Callable[[Account], None]]":
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+    from diffembed.training.progress import clock
+
     stderr = Console(stderr=True)
     if stderr.is_terminal:
         columns = (
@@ -196,8 +198,7 @@ def _progress() -> "Iterator[Callable[[Account], None]]":
             done, total = _share(account)
             share = done / max(total, 1)
             left = account.seconds * (1 - share) / share if share else 0.0
-            minutes, seconds = divmod(round(left), 60)
-            talk(f"{_pace(account)}, {share:.0%}, {minutes // 60}:{minutes % 60:02}:{seconds:02} left")
+            talk(f"{_pace(account)}, {share:.0%}, {clock(round(left))} left")
 
     yield say
 

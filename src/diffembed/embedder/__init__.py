@@ -1,6 +1,8 @@
 """Strings -> vectors, with an account of what was done."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from diffembed.lazy import lazily
 
 if TYPE_CHECKING:
     from diffembed.embedder.chunks import Chunk, Chunks
@@ -20,16 +22,4 @@ _HOMES = {
     "Report": "diffembed.embedder.report",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    value = getattr(import_module(_HOMES[name]), name)
-    globals()[name] = value  # the next look-up does not come here
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazily(__name__, _HOMES)

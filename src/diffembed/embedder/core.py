@@ -19,7 +19,7 @@ from diffembed.embedder import folder, golden
 from diffembed.embedder.chunks import Chunk, ChunkLayout, Chunks, lay_out_chunks
 from diffembed.embedder.chunks import batches as batches_of_chunks
 from diffembed.embedder.layout import OVERFLOWS, Layout, Overflow, batches, lay_out, read_chunks, token_rows
-from diffembed.embedder.locate import fingerprint
+from diffembed.embedder.locate import find, fingerprint
 from diffembed.embedder.model import Model
 from diffembed.embedder.placement import number_format, place
 from diffembed.embedder.report import Encoded, Report
@@ -80,7 +80,7 @@ class Embedder:
             raise ConfigError(f"direction is {direction!r}", hint=f"allowed: {', '.join(DIRECTIONS)}")
         on = place(device)
         as_type = number_format(dtype, on)
-        found = folder.find(name)
+        found = find(name)
         embedder = cls(folder.read_model(found, direction), dtype=as_type, device=on)
         embedder.folder, embedder.fingerprint = found, fingerprint(found)
         golden.replay(embedder, embedder._model.golden)

@@ -17,7 +17,6 @@ from diffembed.backbone.compact import COMPACT_FILE, load_compact, save_compact
 from diffembed.configs import read_json
 from diffembed.embedder import export
 from diffembed.embedder.locate import checked_path
-from diffembed.embedder.locate import find as find
 from diffembed.embedder.model import Model
 from diffembed.embedder.sidecar import (
     FORMAT,

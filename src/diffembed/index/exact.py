@@ -13,7 +13,7 @@ from diffembed.index.hits import Hits, best, check_k
 
 QUERY_BLOCK = 256
 PASSAGE_BLOCK = 4_096
-"""6 MB of float32 at 384 dims: converting, multiplying and looking for the best then happen in a CPU's caches. Blocks of
+"""6 MB of float32 at 384 dims: to convert, to multiply and to look for the best then stay in a CPU's caches. Blocks of
 16,384 take twice as long (LOG.md). With `QUERY_BLOCK` it bounds the scores held at once to 4 MiB."""
 
 

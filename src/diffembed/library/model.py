@@ -1,7 +1,7 @@
 """The model of an index: found by the name that the index keeps, believed by its fingerprint, loaded when needed."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -150,21 +150,19 @@ class LibraryModel:
 
     def queries(self, texts: Sequence[str], instruction: str | None = None) -> NDArray[np.float32]:
         """(texts, dims) unit vectors of questions."""
-        if quick := self._open_quick():
-            try:
-                return quick.encode_query(list(texts), instruction)
-            except Unsupported:  # one of them is too long for a single window
-                pass
-        return self.embedder.embed(texts, "query", instruction=instruction).vectors
+        return self._embed(lambda engine: engine.encode_query(list(texts), instruction))
 
     def passages(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """(texts, dims) unit vectors of short texts that are searched."""
+        return self._embed(lambda engine: engine.encode_document(list(texts)))
+
+    def _embed(self, encode: "Callable[[QuickEncoder | Embedder], NDArray[np.float32]]") -> NDArray[np.float32]:
         if quick := self._open_quick():
             try:
-                return quick.encode_document(list(texts))
-            except Unsupported:
+                return encode(quick)
+            except Unsupported:  # a text is too long for a single window
                 pass
-        return self.embedder.embed(texts, "document").vectors
+        return encode(self.embedder)
 
     def _open_quick(self) -> QuickEncoder | None:
         if self._embedder is not None:  # loaded anyway, and faster
@@ -202,12 +200,11 @@ def check_settings(precision: str, chunk_tokens: int | None) -> None:
 def new_settings(
     model: LibraryModel, precision: Precision = "float16", chunk_tokens: int | None = None, contextual: bool = True
 ) -> Settings:
-    """Settings of an index to be made, for which the model is loaded; see `Index.create`.
+    """Settings of an index to be made, for which the model is loaded; the others went through `check_settings`.
 
     Raises:
-        ConfigError: One of them can't be used.
+        ConfigError: The model can't read chunks of that size.
     """
-    check_settings(precision, chunk_tokens)
     embedder = model.embedder
     if chunk_tokens is None:
         chunk_tokens = min(CHUNK_TOKENS, embedder.document_tokens)

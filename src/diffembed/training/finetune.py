@@ -17,7 +17,8 @@ from diffembed.data.pair_store import MixRow, PairStore
 from diffembed.data.pairs import Pair, docstring_pairs, read_pairs
 from diffembed.data.sources import describe_files
 from diffembed.embedder import Embedder
-from diffembed.embedder.folder import find, read_model
+from diffembed.embedder.folder import read_model
+from diffembed.embedder.locate import find
 from diffembed.errors import ConfigError, DataError
 from diffembed.objectives.contrastive import in_batch_accuracy, info_nce
 from diffembed.text.instructions import DEFAULT_PROMPTS, instruction_prompt

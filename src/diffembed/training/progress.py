@@ -48,7 +48,7 @@ class Progress:
         self._tokens += num_tokens
         spent = time.monotonic() - self._start
         left = spent / (step - self._first) * (self.num_steps - step)
-        facts = f"loss {loss:.3f}  {self.tokens_per_s:,.0f} tokens/s  {_clock(left)} left"
+        facts = f"loss {loss:.3f}  {self.tokens_per_s:,.0f} tokens/s  {clock(left)} left"
         if self._bar is not None:
             self._bar.update(self._task, completed=step, facts=facts)
         elif spent - self._last >= PLAIN_EVERY_S or step == self.num_steps:
@@ -72,7 +72,8 @@ def announce(run: Run, message: str) -> None:
     say(message)
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """Hours, minutes and seconds, as 1:02:03."""
     minutes, seconds = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}"
