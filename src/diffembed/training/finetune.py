@@ -128,7 +128,7 @@ def main(config: FinetuneConfig, *, data: Path | None, out: Path, resume: bool =
     device = hardware.default_device()
     dtype = config.dtype or hardware.default_dtype_name(device)
     config = replace(config, dtype=dtype)  # so that it is recorded, and a resumed run keeps it
-    backbone, tokenizer = _starting_point(config)
+    backbone, tokenizer = starting_point(config)
     if tokenizer is not None:
         Prompts(tokenizer, config).check_fit(backbone.config.max_positions)
     pairs = read_pairs(data) if data is not None else docstring_pairs()
@@ -215,8 +215,8 @@ class Prompts:
         return PromptedIds([*prompt, *ids[: longest - 1], self.tokenizer.eos_id], len(prompt))
 
 
-def _starting_point(config: FinetuneConfig) -> tuple[Backbone, Tokenizer | None]:
-    """Weights in fp32, and the tokenizer where there is one yet."""
+def starting_point(config: FinetuneConfig) -> tuple[Backbone, Tokenizer | None]:
+    """What a run with this configuration begins from: weights in fp32, and the tokenizer where there is one yet."""
     if config.init:
         model = read_model(find(config.init), config.direction)
         return Backbone.from_weights(model.backbone.config, model.backbone.state_dict()), model.tokenizer
