@@ -1,4 +1,5 @@
 import io
+import shutil
 from pathlib import Path
 
 import pytest
@@ -168,7 +169,7 @@ def test_the_second_time_nothing_is_embedded(tmp_path: Path, model: Path, monkey
 
 
 @pytest.mark.usefixtures("small_library")
-@pytest.mark.parametrize("damage", ["database", "vectors", "no vectors"])
+@pytest.mark.parametrize("damage", ["database", "vectors", "no vectors", "empty database", "no database"])
 def test_a_damaged_index_is_made_again(tmp_path: Path, model: Path, damage: str) -> None:
     cached = tmp_path / "cache"
     before = open_demo(model, cache=cached).ask("write rows").hits
@@ -178,6 +179,10 @@ def test_a_damaged_index_is_made_again(tmp_path: Path, model: Path, damage: str)
         (folder / "index.sqlite").write_bytes(b"no database")
     elif damage == "vectors":
         vectors.write_bytes(vectors.read_bytes()[:-1] + b"?")
+    elif damage == "empty database":
+        (folder / "index.sqlite").write_bytes(b"")
+    elif damage == "no database":
+        (folder / "index.sqlite").unlink()
     else:
         vectors.unlink()
     said: list[str] = []
@@ -204,6 +209,25 @@ def test_one_that_was_begun_is_finished(
     demo = open_demo(model, cache=cached)
     assert demo.names() == set(TEXTS)
     assert [path.suffix for path in cached.iterdir()] == [""]
+
+
+@pytest.mark.usefixtures("small_library")
+def test_one_that_had_hardly_begun_is_made(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cached = tmp_path / "cache"
+    open_demo(model, cache=cached)
+    [folder] = cached.iterdir()
+    shutil.rmtree(folder)
+    folder.with_suffix(".partial").mkdir()  # all that a kill may leave
+    assert open_demo(model, cache=cached).names() == set(TEXTS)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", homeless)
+    said: list[str] = []
+    assert open_demo(model, say=said.append).names() == set(TEXTS)
+    assert "can't keep anything (this user has no home folder)" in said[0]
+
+
+def homeless() -> Path:
+    raise RuntimeError("Could not determine home directory.")
 
 
 @pytest.mark.usefixtures("small_library")

@@ -1,5 +1,6 @@
 """Files: written whole or not at all, and recognised by what is in them."""
 
+import errno
 import hashlib
 import os
 import secrets
@@ -53,9 +54,17 @@ def folder_digest(folder: Path, patterns: Sequence[str] = ("*",)) -> str:
 
 
 def cache_folder() -> Path:
-    """Where this user's rebuildable files go (XDG_CACHE_HOME, or what the platform uses instead)."""
+    """Where this user's rebuildable files go (XDG_CACHE_HOME, or what the platform uses instead).
+
+    Raises:
+        FileNotFoundError: The user has no home folder.
+    """
     if root := os.environ.get("XDG_CACHE_HOME"):
         return Path(root) / "diffembed"
     if sys.platform == "win32" and (root := os.environ.get("LOCALAPPDATA")):
         return Path(root) / "diffembed" / "cache"
-    return Path.home() / ("Library/Caches" if sys.platform == "darwin" else ".cache") / "diffembed"
+    try:
+        home = Path.home()
+    except RuntimeError:
+        raise FileNotFoundError(errno.ENOENT, "this user has no home folder") from None
+    return home / ("Library/Caches" if sys.platform == "darwin" else ".cache") / "diffembed"

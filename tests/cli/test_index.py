@@ -164,6 +164,9 @@ def test_progress_without_a_terminal(
 def test_remove(made: Path, tree: Path, capsys: Shown) -> None:
     args = ["index", "--remove", "--to", str(made), "--json"]
     before = on_disk(made)
+    for option in ([], ["--remove"]):
+        status = main(["index", "--to", str(made), *option, ""])
+        assert (status, "'' is no path" in capsys.readouterr().err) == (2, True)
     for paths in ([tree / "nowhere.txt"], [tree / "deep", tree / "dee"], [tree / "notes.txt" / "below"]):
         message = refused([*args[1:], *paths], capsys, 1)
         assert f"nothing of {paths[-1]} is in the index" in message and "nothing was removed" in message

@@ -7,6 +7,7 @@ import pty
 import re
 import select
 import shutil
+import sqlite3
 import subprocess
 import sys
 import time
@@ -145,6 +146,20 @@ def test_a_text_gives_the_terminal_no_orders(tmp_path: Path, model: Path, capsys
     shown = capsys.readouterr().out
     assert "alert" in shown and "title" in shown
     assert all(character.isprintable() or character == "\n" for character in shown)
+
+
+@pytest.mark.parametrize(("encoding", "is_escaped"), [("utf-8", False), ("ascii", True), ("latin-1", True)])
+def test_json_is_json_in_every_encoding(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch, encoding: str, is_escaped: bool
+) -> None:
+    text = "the cat says caf\u00e9 \U0001f600"
+    index_files([write(tmp_path / "tree", {"a.txt": text.encode()})], tmp_path / "index", model=model, chunk_tokens=CHUNK)
+    stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    monkeypatch.setattr("sys.stdout", stream)
+    assert search(tmp_path / "index", "cat", "--mode", "lexical", "--json") == 0
+    printed = stream.buffer.getvalue().decode(encoding)  # type: ignore[attr-defined]
+    assert json.loads(printed)["text"] == text
+    assert printed.isascii() is is_escaped
 
 
 def test_names_give_the_terminal_no_orders(tmp_path: Path, model: Path, capsys: Shown) -> None:
@@ -286,6 +301,20 @@ def test_stdin_that_is_no_text(folder: Path, capsys: Shown, monkeypatch: pytest.
     assert error == "error: line 2 of stdin is not UTF-8" and hint.startswith("hint: ")
 
 
+def test_a_question_has_an_end(folder: Path, capsys: Shown, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "has 100,001 characters" in refused(1, capsys, folder, "a" * 100_001)
+    from_stdin(b"cat\n" + b"a" * 400_001, monkeypatch)
+    assert search(folder, "-", "--mode", "lexical") == 1
+    assert "line 2 of stdin has over 400,000 bytes" in capsys.readouterr().err
+
+
+def test_a_name_that_would_be_asked_for_on_the_network(own: Path, capsys: Shown) -> None:
+    with sqlite3.connect(own / "index.sqlite") as db:
+        db.execute("UPDATE settings SET value = 'somebody/model' WHERE key = 'model'")
+    db.close()
+    assert "neither `builtin` nor a folder" in refused(1, capsys, own, "cat")
+
+
 @pytest.mark.parametrize("damage", [b"no database at all", None])
 def test_a_damaged_database(own: Path, capsys: Shown, damage: bytes | None) -> None:
     path = own / "index.sqlite"
@@ -329,6 +358,19 @@ statuses = [main(["search", *args]) for args in json.loads(sys.argv[1])]
 assert limit.calls
 print(json.dumps([statuses, "torch" in sys.modules]))
 """
+
+
+def test_closed_streams_are_no_fault_of_ours(folder: Path) -> None:
+    command = [sys.executable, "-m", "diffembed", "search", str(folder), "cat", "--mode", "lexical"]
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    script = 'exec "$@" >&-'
+    done = subprocess.run(["sh", "-c", script, "sh", *command], env=env, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    script = 'exec "$@" 2>&-'
+    done = subprocess.run(
+        ["sh", "-c", script, "sh", *command[:-1], "no-such"], env=env, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2 and done.stdout == ""
 
 
 def test_a_search_brings_no_torch(tree: Path, folder: Path, model: Path, tmp_path: Path, capsys: Shown) -> None:
@@ -380,7 +422,7 @@ class Terminal:
             assert time.monotonic() < deadline, shown
             if select.select([self._master], [], [], 1.0)[0]:
                 shown += os.read(self._master, 4096)
-        return shown.decode()
+        return shown.decode(errors="replace")
 
     def type(self, keys: str) -> None:
         os.write(self._master, keys.encode())
@@ -424,9 +466,11 @@ def test_a_conversation(terminal: Terminal, folder: Path, tmp_path: Path) -> Non
     again.read_until("? ")
     again.type("\x10\x10\n")  # two questions back
     assert "notes.txt:" in again.read_until("\n? ")
+    os.write(again._master, b"\xff\n")  # nor is a byte that is no text an end
+    assert "no Unicode text" in again.read_until("\n? ")
     again.type("!!\n")  # a question without a word is no end
     assert "nothing found" in again.read_until("\n? ")
     again.type("\n")
     assert again.wait() == 0
     again.close()
-    assert history.read_text().split("\n")[:3] == ["plumber", "   zebras and why", "plumber"]
+    assert history.read_bytes().split(b"\n")[:3] == [b"plumber", b"   zebras and why", b"plumber"]

@@ -175,7 +175,7 @@ def test_hits_point_into_their_documents(index, tree, mode) -> None:
 
 
 def test_without_details_a_hit_has_the_line_of_its_passage(index, tree) -> None:
-    (hit,) = index.search("copies", 1, "lexical", where="guide.md", details=False)
+    (hit,) = index.search("copies", 1, "lexical", where=Path("guide.md"), details=False)
     text = (tree / "guide.md").read_text()
     assert (hit.sentence, hit.words) == ("", ())
     assert hit.line == 1 + text.count("\n", 0, hit.start)

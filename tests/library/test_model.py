@@ -105,6 +105,17 @@ def test_a_model_that_changes_under_an_open_index(own: Path, tmp_path: Path) -> 
         assert index.counts().documents == len(DOCUMENTS)
 
 
+def test_a_model_that_changes_between_opening_and_asking(own: Path, tmp_path: Path) -> None:
+    with Index.create(tmp_path / "index", model=own) as index:
+        index.add(DOCUMENTS)
+    with Index.open(tmp_path / "index", model=own) as index:
+        shutil.rmtree(own)
+        save_model(own, max_tokens=200)
+        with pytest.raises(IndexFormatError, match="another model"):
+            index.search("wizards", mode="dense")
+        assert index.search("wizards", mode="lexical")
+
+
 # Its number format
 
 

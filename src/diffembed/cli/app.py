@@ -8,6 +8,7 @@ import io
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -92,5 +93,9 @@ def _check_surroundings() -> None:
         os.getcwd()
     except OSError:  # torch ends the process in such a place
         raise ConfigError("the working folder does not exist any more", hint="cd to another one") from None
+    # `>&-` closes a stream, and Python then has none: print would take stdout for a stderr that isn't there.
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115, for as long as the process lives
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # rather than fail where the terminal knows ASCII alone

@@ -1,11 +1,10 @@
 """`diffembed demo`: ask Python's standard library."""
 
-import json
 from typing import Annotated
 
 import typer
 
-from diffembed.cli.frame import talk
+from diffembed.cli.frame import print_json, talk
 from diffembed.errors import ConfigError
 
 
@@ -25,12 +24,15 @@ def command(
         if question is not None:
             raise ConfigError(f"--measure brings its own questions, got {question!r}", hint="leave one out")
         table, rows = measure(model=model, say=talk)
-        for line in [json.dumps(row) for row in rows] if as_json else table:
-            print(line)
+        if as_json:
+            for row in rows:
+                print_json(row)
+        else:
+            print(*table, sep="\n")
         return
     for answer in run(question, model=model, k=k, say=talk):
         if as_json:
             for row in answer.rows():
-                print(json.dumps(row, ensure_ascii=False), flush=True)
+                print_json(row)
         else:
             render(answer)

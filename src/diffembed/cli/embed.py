@@ -1,6 +1,5 @@
 """`diffembed embed`: texts to vectors."""
 
-import json
 import sys
 import warnings
 from collections.abc import Iterable
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from diffembed.cli.frame import as_utf8, talk
+from diffembed.cli.frame import as_utf8, print_json, talk
 from diffembed.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -61,7 +60,7 @@ def command(
         _write_array(out, encoded.vectors)
     if as_json:
         for text, vector in zip(rows, encoded.vectors, strict=True):
-            print(json.dumps({"text": text, "vector": [float(value) for value in vector]}, ensure_ascii=False))
+            print_json({"text": text, "vector": [float(value) for value in vector]})
     elif out is None:
         _print_table(rows, encoded.vectors)
     report = encoded.report

@@ -1,12 +1,11 @@
 """`diffembed eval`: measure a model on retrieval tasks."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from diffembed.cli.frame import talk
+from diffembed.cli.frame import print_json, talk
 from diffembed.errors import DataError
 
 
@@ -40,7 +39,7 @@ def command(
         results.append(result)
         for row in result.rows():
             if as_json:
-                print(json.dumps(row), flush=True)
+                print_json(row)
             else:
                 print(f"{row['task']:<28} {row['measure']:<12} {100 * row['value']:.2f}", flush=True)
     if per_query is not None:

@@ -1,9 +1,12 @@
 """What verbs share: talk on stderr, errors as one line and a hint."""
 
+import codecs
 import difflib
+import json
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import IO, Any
 
 import typer
 
@@ -17,6 +20,24 @@ CLOSED_PIPE = 141
 def talk(message: str) -> None:
     """Say something to the person at the terminal; stdout stays data."""
     print(message, file=sys.stderr)
+
+
+def print_json(row: Mapping[str, Any]) -> None:
+    """Print one object a line, at once.
+
+    A terminal gets ASCII: it would obey some characters of a text and turn others round. So does a stream that can't
+    hold every character, where JSON must not depend on how the others are spelled out.
+    """
+    is_plain = sys.stdout.isatty() or not is_utf8(sys.stdout)
+    print(json.dumps(row, ensure_ascii=is_plain), flush=True)
+
+
+def is_utf8(stream: IO[str]) -> bool:
+    """Whether every character can be written to a stream."""
+    try:
+        return codecs.lookup(getattr(stream, "encoding", None) or "ascii").name == "utf-8"
+    except LookupError:
+        return False
 
 
 def one_line(text: str) -> str:

@@ -1,6 +1,5 @@
 """`diffembed index`: files into an index that can be searched."""
 
-import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from diffembed.cli.frame import one_line, talk
+from diffembed.cli.frame import one_line, print_json, talk
 from diffembed.errors import ConfigError, IndexFormatError
 
 if TYPE_CHECKING:
@@ -25,7 +24,7 @@ PLAIN_S = 10.0
 
 
 def command(
-    paths: Annotated[list[Path] | None, typer.Argument(metavar="PATH", help="Files and folders.")] = None,
+    paths: Annotated[list[str] | None, typer.Argument(metavar="PATH", help="Files and folders.")] = None,
     to: Annotated[Path | None, typer.Option("--to", metavar="DIR", help="The index; made if it isn't there.")] = None,
     model: Annotated[
         str | None, typer.Option(metavar="M", help="`builtin` (the default), a model folder or a hub id.")
@@ -77,7 +76,7 @@ def _expect_alone(verb: str, others: dict[str, object]) -> None:
             raise ConfigError(f"{option} doesn't go together with {verb}", hint=f"leave {option} out")
 
 
-def _index(to: Path, paths: "list[Path]", options: "dict[str, Any]", as_json: bool) -> None:
+def _index(to: Path, paths: list[str], options: "dict[str, Any]", as_json: bool) -> None:
     from diffembed.library.index import Index
     from diffembed.library.update import index_files
 
@@ -88,17 +87,17 @@ def _index(to: Path, paths: "list[Path]", options: "dict[str, Any]", as_json: bo
     with Index.open(to) as index:
         talk(_size(index))
     if as_json:
-        print(json.dumps(account.facts(), ensure_ascii=False))
+        print_json(account.facts())
 
 
-def _remove(folder: Path, paths: "list[Path]", as_json: bool) -> None:
+def _remove(folder: Path, paths: list[str], as_json: bool) -> None:
     from diffembed.library.index import Index
 
     with Index.open(folder) as index:
         removed = index.remove(paths=paths, must_exist=True)
         talk(f"{removed:,} files removed; {_size(index)}")
     if as_json:
-        print(json.dumps({"removed": removed}))
+        print_json({"removed": removed})
 
 
 def _verify(folder: Path, as_json: bool) -> None:
@@ -109,7 +108,7 @@ def _verify(folder: Path, as_json: bool) -> None:
         problems = index.check()
         size = "" if problems else _size(index)
     if as_json:
-        print(json.dumps({"problems": problems}))
+        print_json({"problems": problems})
     if problems:
         raise IndexFormatError(f"the index in {folder} is damaged: {'; '.join(problems)}", hint=DAMAGED_HINT)
     talk(f"sound: {size}")

@@ -1,6 +1,7 @@
 """`diffembed search`: ask an index."""
 
-import json
+import io
+import itertools
 import os
 import re
 import stat
@@ -13,7 +14,7 @@ from typing import IO, TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from diffembed.cli.frame import as_utf8, one_line, report, talk
+from diffembed.cli.frame import as_utf8, one_line, print_json, report, talk
 from diffembed.errors import ConfigError, DataError, DiffembedError
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ BLOCK = 64
 """Lines of a file that are answered together."""
 BOLD, DIM, PLAIN = "\033[1m", "\033[2m", "\033[0m"
 HISTORY = 1_000
+LONGEST_LINE = 400_000
+"""Bytes of a question from stdin: more than the longest question has."""
 
 
 def command(
@@ -89,7 +92,7 @@ def _show(question: str | None, hits: "list[Hit]", pattern: str | None, *, as_js
     if as_json:
         for hit in hits:
             row = {**({} if question is None else {"query": question}), **asdict(hit)}
-            print(json.dumps(row, ensure_ascii=False), flush=True)
+            print_json(row)
         return
     if question is not None:
         print(f"? {_visible(question)}", flush=True)
@@ -135,7 +138,12 @@ def _is_file(stream: "IO[str] | None") -> bool:
 def _lines() -> Iterator[str]:
     if sys.stdin is None:
         raise DataError("stdin is closed", hint="pipe the queries in")
-    for number, raw in enumerate(sys.stdin.buffer, start=1):
+    for number in itertools.count(1):
+        raw = sys.stdin.buffer.readline(LONGEST_LINE + 1)
+        if not raw:
+            return
+        if len(raw) > LONGEST_LINE:
+            raise DataError(f"line {number} of stdin has over {LONGEST_LINE:,} bytes", hint="give one question a line")
         try:
             line = raw.decode("utf-8-sig" if number == 1 else "utf-8").strip()
         except UnicodeDecodeError:
@@ -150,25 +158,35 @@ def _converse(index: "Index", show: Callable[[str], None]) -> None:
 
     from diffembed.files import cache_folder
 
-    history = cache_folder() / "search-history"
+    history = None
     with suppress(OSError):
+        history = cache_folder() / "search-history"
         readline.read_history_file(history)
     readline.set_history_length(HISTORY)
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")  # a byte that is no text ends a question, not the conversation
     talk(f"{index.counts().chunks:,} chunks; an empty line or Ctrl-D ends")
     try:
         while text := _ask().strip():
             try:
-                show(text)
+                show(as_utf8(text))
             except DiffembedError as error:
                 report(error)
     except EOFError:
         talk("")
     finally:
-        try:
-            history.parent.mkdir(parents=True, exist_ok=True)
-            readline.write_history_file(history)
-        except OSError as error:
-            talk(f"can't keep the history in {history}: {error.strerror}")
+        if history is not None:
+            _keep(history)
+
+
+def _keep(history: Path) -> None:
+    import readline
+
+    try:
+        history.parent.mkdir(parents=True, exist_ok=True)
+        readline.write_history_file(history)
+    except OSError as error:
+        talk(f"can't keep the history in {history}: {error.strerror}")
 
 
 def _ask() -> str:

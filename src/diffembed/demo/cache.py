@@ -16,7 +16,7 @@ from diffembed.demo.answers import Demo, documents
 from diffembed.embedder.locate import find, fingerprint
 from diffembed.errors import DataError, IndexFormatError
 from diffembed.files import cache_folder
-from diffembed.index.store import FORMAT
+from diffembed.index.store import FORMAT, Store
 from diffembed.library.account import Account
 from diffembed.library.index import Index
 
@@ -48,16 +48,11 @@ def open_demo(
     """
     parts = (fingerprint(find(model)), sys.version, library_digest(), str(FORMAT), __version__)
     key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
-    folder = _writable(cache or cache_folder(), say) / f"demo-{key}"
+    folder = _writable(cache, say) / f"demo-{key}"
     if folder.is_dir():
-        try:
-            index = Index.open(folder, model=model)
-            if not index.check():
-                say(f"{_size(index)}, kept in {folder}")
-                return Demo(index)
-            index.close()
-        except IndexFormatError:
-            pass
+        if index := _sound(folder, model):
+            say(f"{_size(index)}, kept in {folder}")
+            return Demo(index)
         say(f"{folder} is damaged: embedding the library again")
         shutil.rmtree(folder)
     begun = folder.with_suffix(".partial")
@@ -77,6 +72,20 @@ def open_demo(
     return Demo(Index.open(folder, model=model))
 
 
+def _sound(folder: Path, model: str | os.PathLike[str]) -> Index | None:
+    """The finished index of a folder; None where it is damaged or gone."""
+    try:
+        if not Store.is_begun(folder):
+            return None
+        index = Index.open(folder, model=model)
+    except IndexFormatError:
+        return None
+    if index.check():
+        index.close()
+        return None
+    return index
+
+
 def _fill(folder: Path, model: str | os.PathLike[str], on_progress: OnProgress, say: Say) -> None:
     library = documents(read_docstrings())
     if not library:
@@ -84,7 +93,7 @@ def _fill(folder: Path, model: str | os.PathLike[str], on_progress: OnProgress, 
             "there is no passage to search", hint="this Python's library has no source: use a usual CPython"
         )
     say(f"embedding {len(library):,} docstrings of Python {sys.version.split()[0]}'s standard library")
-    index = Index.open(folder, model=model) if folder.is_dir() else Index.create(folder, model=model)
+    index = Index.open(folder, model=model) if Store.is_begun(folder) else Index.create(folder, model=model)
     start = time.perf_counter()
 
     def progress(account: Account) -> None:
@@ -101,14 +110,16 @@ def _size(index: Index) -> str:
     return f"{counts.documents:,} docstrings, {counts.chunks:,} passages, {counts.size_bytes / 1e6:.1f} MB"
 
 
-def _writable(cache: Path, say: Say) -> Path:
+def _writable(cache: Path | None, say: Say) -> Path:
     """The cache folder, or a temporary one where nothing can be kept, which goes when this process ends."""
     try:
+        cache = cache or cache_folder()
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=cache):
             return cache
     except OSError as error:
-        say(f"can't keep anything in {cache} ({error.strerror or error}): the index will be made again next time")
+        where = f" in {cache}" if cache else ""
+        say(f"can't keep anything{where} ({error.strerror or error}): the index will be made again next time")
         folder = tempfile.mkdtemp(prefix="diffembed-demo-")
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
         return Path(folder)

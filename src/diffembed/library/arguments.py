@@ -25,3 +25,17 @@ def several(what: str, values: Iterable[T]) -> list[T]:
     if isinstance(values, str | bytes | os.PathLike) or not isinstance(values, Iterable):
         raise ConfigError(f"{what} takes a list, got {values!r}", hint=f"for a single one: {what}=[{values!r}]")
     return list(values)
+
+
+def several_paths(values: Iterable[Name]) -> list[str]:
+    """The paths of an argument that takes several.
+
+    Raises:
+        ConfigError: It is a single path, or one of them is empty: an unset variable of a script, not the folder that
+            one is in.
+    """
+    paths = [os.fspath(value) for value in several("paths", values)]
+    for path in paths:
+        if not isinstance(path, str) or not path or "\0" in path:
+            raise ConfigError(f"{path!r} is no path", hint="name a file or a folder; . is the one you are in")
+    return paths

@@ -16,7 +16,7 @@ from diffembed.index.shards import Precision
 from diffembed.index.snapshot import Chunk, Counts, Snapshot
 from diffembed.index.store import Store
 from diffembed.library.account import Account, OnProgress
-from diffembed.library.arguments import Name, several
+from diffembed.library.arguments import Name, several, several_paths
 from diffembed.library.hits import Hit, describe, plain
 from diffembed.library.indexing import IndexingRun
 from diffembed.library.model import LibraryModel, check_settings, new_settings
@@ -165,7 +165,7 @@ class Index:
         k: int = 10,
         mode: Mode = "hybrid",
         *,
-        where: str | None = None,
+        where: Name | None = None,
         instruction: str | None = None,
         fuse: Fuse = "scores",
         details: bool = True,
@@ -179,7 +179,7 @@ class Index:
         k: int = 10,
         mode: Mode = "hybrid",
         *,
-        where: str | None = None,
+        where: Name | None = None,
         instruction: str | None = None,
         fuse: Fuse = "scores",
         details: bool = True,
@@ -267,7 +267,7 @@ class Index:
         Raises:
             DataError: Nothing of a path or id is in the index, or another process is writing.
         """
-        roots = dict.fromkeys(os.path.abspath(path) for path in several("paths", paths))
+        roots = dict.fromkeys(os.path.abspath(path) for path in several_paths(paths))
         keys = dict.fromkeys(several("ids", ids))
         given = Roots(roots)
         with self._store.writing() as writer:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from diffembed.embedder import Embedder
 
 CHUNK_TOKENS = 256
+BUILTIN = "builtin"
 
 
 class LibraryModel:
@@ -56,7 +57,7 @@ class LibraryModel:
         if isinstance(model, str | os.PathLike):
             folder = find(model).resolve()
             if folder == builtin.FOLDER.resolve():
-                return cls("builtin")
+                return cls(BUILTIN)
             check_model(folder)
             return cls(str(folder))
         if model.folder is None:
@@ -75,9 +76,15 @@ class LibraryModel:
         """The model of an index: `model` if that is it, else the one of the name that the index keeps.
 
         Raises:
-            IndexFormatError: `model` is another one.
+            IndexFormatError: `model` is another one, or the index names none that we would.
         """
         if model is None:
+            # Anything else was not written by us, and a name with a slash would be asked for on the network.
+            if settings.model != BUILTIN and not os.path.isabs(settings.model):
+                raise IndexFormatError(
+                    f"the index says that its model is {settings.model!r}, which is neither `{BUILTIN}` nor a folder",
+                    hint="the index is damaged or from elsewhere; name the model (--model) if you trust it",
+                )
             return cls(settings.model, settings.dtype)
         given = cls.of(model)
         given.expect(settings)
@@ -169,9 +176,14 @@ class LibraryModel:
             return None
         if self._quick is None:
             try:
-                self._quick = QuickEncoder.open(find(self.name))
+                quick = QuickEncoder.open(find(self.name))
             except Unsupported:
                 _ = self.embedder
+            else:
+                # Once more, now that it is read: the folder may hold another model than when the index was opened.
+                if self._expected is not None:
+                    self._compare(fingerprint(find(self.name)), self._expected)
+                self._quick = quick
         return self._quick
 
 

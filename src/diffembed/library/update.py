@@ -9,7 +9,7 @@ from diffembed.index.settings import Settings
 from diffembed.index.shards import Precision
 from diffembed.index.store import Store
 from diffembed.library.account import Account, OnProgress
-from diffembed.library.arguments import Name, several
+from diffembed.library.arguments import Name, several_paths
 from diffembed.library.indexing import IndexingRun
 from diffembed.library.model import LibraryModel, check_settings, new_settings
 from diffembed.library.paths import Roots
@@ -57,7 +57,7 @@ def index_files(
         IndexFormatError: The index is damaged, or holds vectors of another model.
     """
     account = Account()
-    places = [Path(path) for path in several("paths", paths)]
+    places = [Path(path) for path in several_paths(paths)]
     if not places:
         raise ConfigError("there is no path to index", hint="name files or folders")
     wanted = {"precision": precision, "chunk_tokens": chunk_tokens, "contextual": contextual}
