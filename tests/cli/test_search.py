@@ -153,7 +153,8 @@ def test_json_is_json_in_every_encoding(
     tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch, encoding: str, is_escaped: bool
 ) -> None:
     text = "the cat says caf\u00e9 \U0001f600"
-    index_files([write(tmp_path / "tree", {"a.txt": text.encode()})], tmp_path / "index", model=model, chunk_tokens=CHUNK)
+    tree = write(tmp_path / "tree", {"a.txt": text.encode()})
+    index_files([tree], tmp_path / "index", model=model, chunk_tokens=CHUNK)
     stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
     monkeypatch.setattr("sys.stdout", stream)
     assert search(tmp_path / "index", "cat", "--mode", "lexical", "--json") == 0
