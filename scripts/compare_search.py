@@ -65,6 +65,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--cache", required=True, type=Path, metavar="DIR", help="where the indexes are kept")
     parser.add_argument("--variant", action="append", choices=list(VARIANTS), help="repeatable; contextual when absent")
     parser.add_argument("--chunk-tokens", type=int, metavar="N")
+    parser.add_argument(
+        "--dense-weight",
+        type=float,
+        nargs="*",
+        default=[],
+        metavar="W",
+        help="other weights of the dense search to try",
+    )
     parser.add_argument("--measure", default="nDCG@10", metavar="NAME")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables there too")
     return parser
@@ -77,11 +85,14 @@ def _search_all(folder: Path, task: Task, options: argparse.Namespace) -> dict[s
     for variant in options.variant or ["contextual"]:
         with _index(folder, task, variant, options) as index:
             vectors = _embed(index, task)
-            found = index.read(lambda snapshot, vectors=vectors: _search(snapshot, vectors, task))
+            weights = options.dense_weight
+            found = index.read(lambda snapshot, vectors=vectors: _search(snapshot, vectors, task, weights))
         systems.setdefault(WORDS, found["words"])  # the chunks are the same in every variant
         systems[f"dense {variant}"] = found["dense"]
         systems[f"hybrid {variant}"] = found["scores"]
         systems[f"hybrid by ranks {variant}"] = found["ranks"]
+        for weight in weights:
+            systems[f"hybrid {variant} at {weight}"] = found[f"at {weight}"]
         systems[f"dense {variant} + {BM25S}"] = fusion.hybrid(_filled(found["dense"]), whole, DEPTH)
     return systems
 
@@ -120,13 +131,14 @@ def _embed(index: Index, task: Task) -> NDArray[np.float32]:
     return vectors
 
 
-def _search(snapshot: Snapshot, vectors: NDArray[np.float32], task: Task) -> dict[str, Hits]:
+def _search(snapshot: Snapshot, vectors: NDArray[np.float32], task: Task, weights: Sequence[float]) -> dict[str, Hits]:
     dense, lexical = snapshot.dense(vectors, DEPTH), snapshot.lexical(task.queries, DEPTH)
     found = {
         "dense": dense,
         "words": lexical,
         "scores": fusion.hybrid(dense, lexical, DEPTH),
         "ranks": fusion.by_ranks(dense, lexical, DEPTH),
+        **{f"at {weight}": fusion.hybrid(dense, lexical, DEPTH, dense_weight=weight) for weight in weights},
     }
     numbers = sorted({int(number) for hits in found.values() for number in np.unique(hits.rows) if number != NO_ROW})
     rows = {key: row for row, key in enumerate(task.document_ids)}
