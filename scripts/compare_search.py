@@ -71,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
         nargs="*",
         default=[],
         metavar="W",
-        help="other weights of the dense search to try",
+        help="further weights of the dense search",
     )
     parser.add_argument("--measure", default="nDCG@10", metavar="NAME")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables there too")
@@ -85,13 +85,12 @@ def _search_all(folder: Path, task: Task, options: argparse.Namespace) -> dict[s
     for variant in options.variant or ["contextual"]:
         with _index(folder, task, variant, options) as index:
             vectors = _embed(index, task)
-            weights = options.dense_weight
-            found = index.read(lambda snapshot, vectors=vectors: _search(snapshot, vectors, task, weights))
+            found = index.read(lambda snapshot, vectors=vectors: _search(snapshot, vectors, task, options.dense_weight))
         systems.setdefault(WORDS, found["words"])  # the chunks are the same in every variant
         systems[f"dense {variant}"] = found["dense"]
         systems[f"hybrid {variant}"] = found["scores"]
         systems[f"hybrid by ranks {variant}"] = found["ranks"]
-        for weight in weights:
+        for weight in options.dense_weight:
             systems[f"hybrid {variant} at {weight}"] = found[f"at {weight}"]
         systems[f"dense {variant} + {BM25S}"] = fusion.hybrid(_filled(found["dense"]), whole, DEPTH)
     return systems
