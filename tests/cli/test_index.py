@@ -177,6 +177,15 @@ def test_remove(made: Path, tree: Path, capsys: Shown) -> None:
         assert index.counts().files == 4
 
 
+def test_a_moved_folder_is_told_of(made: Path, tree: Path, capsys: Shown) -> None:
+    """What the index holds of its old place is still found there."""
+    moved = tree.rename(tree.with_name("moved"))
+    assert main(["index", str(moved), "--to", str(made)]) == 0
+    said = capsys.readouterr().err
+    assert f"{tree} isn't there any more, and 8 files of it are still found: " in said
+    assert f"`--remove {tree}` takes them out" in said
+
+
 def test_verify(made: Path, capsys: Shown) -> None:
     before = on_disk(made)
     assert main(["index", "--verify", "--to", str(made), "--json"]) == 0
@@ -190,7 +199,8 @@ def test_verify(made: Path, capsys: Shown) -> None:
     shard.write_bytes(data)
     assert "not as they were written" in refused(["--verify", "--to", made], capsys, 1)
     assert main(["index", "--verify", "--to", str(made), "--json"]) == 1
-    assert len(json.loads(capsys.readouterr().out)["problems"]) == 1
+    problems = json.loads(capsys.readouterr().out)["problems"]
+    assert len(problems) == 2  # the file, and the document whose vectors are in that place
     shard.unlink()
     assert "is missing" in refused(["--verify", "--to", made], capsys, 1)
 
@@ -220,7 +230,7 @@ def test_whatever_lies_in_a_folder_the_run_goes_on(
         "binary.txt": "binary",
         "latin.md": "not UTF-8 text (bad byte at offset 3)",
         "cut.jsonl": "line 2 is not JSON: ",
-        "bomb.jsonl.gz": "line 1 is longer than 64 MB",
+        "bomb.jsonl.gz": "line 1 is longer than 16 MB",
         "empty.py": "no text in it",
         "huge.log.txt": "over 64 MB",
         "pipe.txt": "not a regular file",

@@ -181,6 +181,47 @@ def test_a_reader_who_may_not_write_sees_what_others_write(reachable: Path) -> N
     assert run_script(READER, reachable / "index") == (0, "read\n")
 
 
+def test_a_reader_who_may_not_write_never_sees_two_commits_mixed(reachable: Path) -> None:
+    """SQLite takes the file for one that never changes, and reads on when it did."""
+    store = create(reachable / "index")
+    fill(store, {f"/{number}.txt": f"zeroth {number} " + "pad " * 999 for number in range(40)})
+    store.close()
+    setup = READER.partition("as_reader()\nstore =")[0]
+    assert run_script(setup + MIXING, reachable / "index") == (0, "read\n")
+
+
+MIXING = """
+from diffembed.errors import DataError
+
+as_reader()
+store = Store.open(folder)
+assert not store._db.sees_changes
+versions = iter(range(9))
+
+
+def look(snapshot, times):
+    files = snapshot.files()
+    if len(calls) < times:
+        calls.append(snapshot)
+        change(f"version {next(versions)}")
+    return files.get("/a.txt"), [row for row in snapshot.contents() if row[0] == "/a.txt"]
+
+
+for times, last in ((1, 0), (2, 2)):
+    calls = []
+    text = f"version {last}"
+    assert store.read(lambda snapshot: look(snapshot, times)) == (f"of {text}", contents_of({"/a.txt": text}))
+calls = []
+try:
+    store.read(lambda snapshot: look(snapshot, 9))
+except DataError as error:
+    assert "in use: it was written while it was read" in error.message, error
+    assert len(calls) == 3
+    print("read")
+as_owner()
+"""
+
+
 def test_a_log_that_may_not_be_read_is_not_left_out(reachable: Path) -> None:
     """What was committed last is in it: without it an old state would be shown, or half of one."""
     script = """

@@ -14,6 +14,7 @@ from small_indexes import DIMS, contents, create, fill, put, run_script
 from diffembed.errors import ConfigError, DataError, DiffembedError, IndexFormatError
 from diffembed.index import shards
 from diffembed.index.failures import translating
+from diffembed.index.shards import PRECISIONS
 from diffembed.index.snapshot import Snapshot
 from diffembed.index.store import Store
 
@@ -181,7 +182,59 @@ def test_vectors_that_changed_are_found(folder: Path) -> None:
     data[9] ^= 1
     shard.write_bytes(data)
     store = Store.open(folder)
+    # Of a document that is gone: its place is not used again, and no other's vectors are concerned.
     assert store.check() == ["36 vectors from 0 on are not as they were written"]
+    data[9 + 3 * 2 * DIMS] ^= 1
+    shard.write_bytes(data)
+    assert store.check()[1:] == ["document '/1.txt' of '/1.txt' is not as it was written"]
+    store.close()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_vectors_that_are_no_numbers_are_a_damage(tmp_path: Path, precision: str, value: float) -> None:
+    store = create(tmp_path / "index", precision=precision)
+    fill(store, FILES)
+    query_BE = np.ones((1, DIMS), np.float32)
+    for shard in sorted((store.folder / "vectors").glob("*-00000.bin")):
+        whole = shard.read_bytes()
+        if "-int8-" in shard.name:
+            shard.write_bytes(whole[:DIMS] + np.float32(value).tobytes() + whole[DIMS + 4 :])
+        else:
+            data = np.dtype(precision if precision == "float32" else "float16").type(value).tobytes()
+            shard.write_bytes(data + whole[len(data) :])
+        with pytest.raises(IndexFormatError, match="vectors hold what is no number"):
+            store.read(lambda snapshot: snapshot.dense(query_BE, 5))
+        assert "36 vectors from 0 on are not as they were written" in store.check()
+        shard.write_bytes(whole)
+    # A question that is none is no fault of the index.
+    with pytest.raises(DataError, match="a score is not finite"):
+        store.read(lambda snapshot: snapshot.dense(value * query_BE, 5))
+    store.close()
+
+
+ORDERS = {
+    "rows": ["UPDATE chunks SET row = row + 1000", "UPDATE chunks SET row = 1041 - row"],
+    "chunks": [
+        "UPDATE chunks SET document = 1000 WHERE document = 3",
+        "UPDATE chunks SET document = 3 WHERE document = 4",
+        "UPDATE chunks SET document = 4 WHERE document = 1000",
+    ],
+    "documents": [
+        "UPDATE documents SET id = 1000 WHERE id = 3",
+        "UPDATE documents SET id = 3 WHERE id = 4",
+        "UPDATE documents SET id = 4 WHERE id = 1000",
+    ],
+}
+
+
+@pytest.mark.parametrize("what", ORDERS)
+def test_vectors_of_another_document_are_found(folder: Path, what: str) -> None:
+    """Where each is there, as it was written, and belongs to somebody."""
+    for statement in ORDERS[what]:
+        spoil(folder / "index.sqlite", statement)
+    store = Store.open(folder)
+    assert "document '/2.txt' of '/2.txt' is not as it was written" in store.check()
     store.close()
 
 
@@ -300,7 +353,37 @@ def test_more_rows_than_there_are(folder: Path) -> None:
 
 def test_a_format_of_another_version(folder: Path) -> None:
     spoil(folder / "index.sqlite", "UPDATE settings SET value = 1 WHERE key = 'format'")
-    with pytest.raises(IndexFormatError, match="has format 1, this version reads 2"):
+    with pytest.raises(IndexFormatError, match="has format 1, this version reads 3"):
+        Store.open(folder)
+    # Also where that format had other tables.
+    spoil(folder / "index.sqlite", "ALTER TABLE documents ADD COLUMN language TEXT")
+    with pytest.raises(IndexFormatError, match="has format 1, this version reads 3"):
+        Store.open(folder)
+
+
+ENDLESS = (
+    "CREATE VIEW settings AS WITH RECURSIVE c(key, value) AS "
+    "(SELECT 'format', 3 UNION ALL SELECT key, value FROM c) SELECT key, value FROM c"
+)
+
+
+@pytest.mark.parametrize(
+    ("statements", "names"),
+    [
+        (["CREATE TRIGGER t AFTER UPDATE ON settings BEGIN DELETE FROM files; END"], "'t'"),
+        (["DROP TABLE settings", ENDLESS], "'settings'"),
+        (["CREATE TABLE notes (text)"], "'notes'"),
+        (["DROP INDEX chunks_of_document"], "'chunks_of_document'"),
+        (["DROP TABLE dead", "CREATE TABLE dead (row)"], "'dead'"),
+        (["ALTER TABLE files ADD COLUMN size INTEGER"], "'files'"),
+    ],
+)
+def test_tables_that_were_not_made_so_are_told_before_they_are_read(
+    folder: Path, statements: list[str], names: str
+) -> None:
+    for statement in statements:
+        spoil(folder / "index.sqlite", statement)
+    with pytest.raises(IndexFormatError, match=f"its tables are not as they were made: {names}\n"):
         Store.open(folder)
 
 
@@ -406,9 +489,9 @@ def test_folders_that_are_none_of_ours(folder: Path, tmp_path: Path) -> None:
 
 
 def test_entries_of_another_kind_than_ours(tmp_path: Path) -> None:
-    for name in ("index.sqlite", "lock"):
+    for name, why in (("index.sqlite", "cannot read or write"), ("lock", "holds 'lock', which belongs to no index")):
         (tmp_path / name / name).mkdir(parents=True)
-        with pytest.raises(DataError, match="cannot read or write"):
+        with pytest.raises(DataError, match=why):
             create(tmp_path / name)
     for name in ("vectors", "lock"):
         store = create(tmp_path / f"later {name}")

@@ -3,6 +3,7 @@
 import sqlite3
 from contextlib import closing
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -31,17 +32,20 @@ def test_places_are_counted_and_read_back(text: str, data: st.DataObject) -> Non
             assert cut(blob, (0, 2**63 - 1, 1, 0)) is None and cut(blob, (2, 2, 1, 0)) is None
 
 
-WRITTEN = (("/a.txt", "key", "title", "text"), ((0, 2, 1, 0), (2, 4, 1, 2)))
+VECTORS = np.array([[1, 0], [0, 1]], np.float32)
+WRITTEN = (("/a.txt", "key", "title", "text"), ((0, 2, 1, 0), (2, 4, 1, 2)), VECTORS)
 OTHERS = [
-    (("/a.txt", "key", "titl", "etext"), WRITTEN[1]),
-    (("/a.txt", "key", "title", "texT"), WRITTEN[1]),
-    (("/a.txt", "key", "title", "text"), WRITTEN[1][:1]),
-    (("/a.txt", "key", "title", "text"), ((0, 2, 1, 0), (2, 4, 1, 3))),
-    (("/a.txt", "key", "title", "text"), (WRITTEN[1][1], WRITTEN[1][0])),
-    (("/a.txt", "key", "title", "text", ""), WRITTEN[1]),
+    (("/a.txt", "key", "titl", "etext"), *WRITTEN[1:]),
+    (("/a.txt", "key", "title", "texT"), *WRITTEN[1:]),
+    (WRITTEN[0], WRITTEN[1][:1], VECTORS),
+    (WRITTEN[0], ((0, 2, 1, 0), (2, 4, 1, 3)), VECTORS),
+    (WRITTEN[0], (WRITTEN[1][1], WRITTEN[1][0]), VECTORS),
+    ((*WRITTEN[0], ""), *WRITTEN[1:]),
+    (*WRITTEN[:2], VECTORS[::-1]),
 ]
 
 
 @pytest.mark.parametrize("other", OTHERS)
 def test_the_digest_tells_contents_apart(other: tuple) -> None:
-    assert content_digest(*WRITTEN) == content_digest(iter(WRITTEN[0]), iter(WRITTEN[1])) != content_digest(*other)
+    texts, found, vectors = WRITTEN
+    assert content_digest(*WRITTEN) == content_digest(iter(texts), iter(found), vectors) != content_digest(*other)

@@ -135,6 +135,26 @@ def test_a_search_equals_brute_force_over_what_is_stored(
         assert again.rows.tolist() == found.rows.tolist() and again.scores.tolist() == found.scores.tolist()
 
 
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_equal_vectors_have_equal_scores_and_stand_in_the_order_of_their_rows(
+    base: Path, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Of no whole numbers, at the ends of blocks and of files, where a product of matrices is worked out in other ways.
+    monkeypatch.setattr(shards, "SHARD_ROWS", 1_000)
+    monkeypatch.setattr(exact, "PASSAGE_BLOCK", 128)
+    for count in (1_719, 1_501, 999, 130):
+        held, rows = fresh(base, precision, 384), random_rows(count, count, 384)
+        same = np.r_[0:count:17, count - 3 : count]
+        rows[same] = rows[0]
+        held.write(0, rows)
+        query_BE = np.concatenate([rows[:1], random_rows(4, 2, 384)])
+        wide = held.search(query_BE, count, count)
+        for query_1E, hits, scores in zip(query_BE[:, None], wide.rows, wide.scores, strict=True):
+            for found, values in ((hits, scores), (held.search(query_1E, count, count).rows[0], scores)):
+                assert found[np.isin(found, same)].tolist() == np.unique(same).tolist()
+                assert len(set(values[np.isin(found, same)].tolist())) == 1
+
+
 def test_int8_rescored_keeps_equal_scores_in_the_order_of_their_rows(base: Path) -> None:
     held = fresh(base, "int8")
     held.write(0, np.tile(np.array([[1, 0, 0], [0.5, 0, 0], [1, 0, 0]], np.float32), (4, 1)))

@@ -21,6 +21,7 @@ from small_indexes import (
     fill,
     named,
     put,
+    run_script,
     spans_of,
     start_script,
     vectors_of,
@@ -305,14 +306,111 @@ def test_an_index_that_was_made_anew_is_another_one(tmp_path: Path, is_kept: boo
             shutil.rmtree(path)
     new = create(folder)
     fill(new, NEW)
-    # What was said is still there, what was meant is not.
-    assert len(old.read(lambda snapshot: snapshot.lexical(["old"], 9)).rows[0]) == 3
-    for attempt in (lambda: contents(old), lambda: fill(old, OLD), old.check):
-        with pytest.raises(DataError, match="made anew"):
-            attempt()
+    expect_refusals(old, "made anew")
     assert contents(new) == contents_of(NEW) and new.check() == []
     old.close()
     new.close()
+
+
+def expect_refusals(store: Store, why: str) -> None:
+    """Of all that can be done with an open index; what only the database is asked for, too."""
+    looks = [Snapshot.contents, Snapshot.counts, Snapshot.files, lambda snapshot: snapshot.lexical(["old"], 9)]
+    attempts = [lambda look=look: store.read(look) for look in looks]
+    for attempt in (*attempts, lambda: fill(store, OLD), store.check):
+        with pytest.raises(DataError, match=why) as told:
+            attempt()
+        assert "open it" in told.value.hint
+
+
+@pytest.mark.parametrize("is_moved", [False, True])
+def test_an_index_that_is_gone_answers_no_more(tmp_path: Path, is_moved: bool) -> None:
+    folder = tmp_path / "index"
+    store = create(folder)
+    fill(store, OLD)
+    folder.rename(tmp_path / "moved") if is_moved else shutil.rmtree(folder)
+    for _ in range(2):
+        expect_refusals(store, "is gone: since it was opened, it was deleted or moved")
+        assert not (folder / "lock").exists()
+        # What comes in its place is nobody's business.
+        folder.mkdir(exist_ok=True)
+    folder.rmdir()
+    folder.write_text("mine")
+    expect_refusals(store, "is gone")
+    store.close()
+    assert folder.read_text() == "mine"
+    if is_moved:
+        moved = Store.open(tmp_path / "moved")
+        assert contents(moved) == contents_of(OLD) and moved.check() == []
+        moved.close()
+
+
+FORK = """
+import os, sys, traceback
+from contextlib import closing
+from pathlib import Path
+from small_indexes import contents, contents_of, fill
+from diffembed.errors import DataError
+from diffembed.index.store import Store
+
+folder, files = Path(sys.argv[1]), {}
+
+
+def refused(attempt):
+    try:
+        attempt()
+    except DataError as error:
+        return "open it again in this process" in error.hint
+
+
+def as_child():
+    while (version := os.read(turns, 1)):
+        assert refused(lambda: contents(store)) and refused(lambda: fill(store, {"/x.txt": "x"}))
+        # Nor is what it opens itself misled by what it has inherited.
+        with closing(Store.open(folder)) as own:
+            files[f"/{version.decode()}.txt"] = "of the parent " + "pad " * 999
+            assert contents(own) == contents_of(files)
+            files[f"/{version.decode()}-child.txt"] = "of the child " + "pad " * 999
+            fill(own, files)
+            assert own.check() == []
+        os.write(done_by_child, b".")
+    store.close()
+
+
+def as_parent(version, store):
+    files[f"/{version}.txt"] = "of the parent " + "pad " * 999
+    fill(store, files)
+    os.write(begin_turn, version.encode())
+    assert os.read(dones, 1), "the child is gone"
+    files[f"/{version}-child.txt"] = "of the child " + "pad " * 999
+    assert contents(store) == contents_of(files) and store.check() == []
+
+
+store = Store.open(folder)
+contents(store)
+(turns, begin_turn), (dones, done_by_child) = os.pipe(), os.pipe()
+child = os.fork()
+if not child:
+    os.close(begin_turn)
+    try:
+        as_child()
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+    os._exit(0)
+os.close(done_by_child)
+as_parent("1", store)
+store.close()
+for version in "234":
+    with closing(Store.open(folder)) as store:
+        as_parent(version, store)
+os.close(begin_turn)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def test_a_forked_process_opens_an_index_for_itself(tmp_path: Path) -> None:
+    create(tmp_path / "index").close()
+    assert run_script(FORK, tmp_path / "index") == (0, "0\n")
 
 
 def test_a_look_inside_a_look_is_refused(tmp_path: Path) -> None:

@@ -178,6 +178,33 @@ def test_words_are_found_in_other_forms_and_inside_sentences(query: str, text: s
     assert stop > start
 
 
+QUESTIONS = [
+    ("東京の天気はどうですか", "東京の天気は晴れです。", "東京の天気は"),
+    ("カメラの電池はどこで買えますか", "新しい電池とカメラを買った", "電池"),
+    ("わたしのねこはどこ", "ねこはやねのうえ", "ねこは"),
+    ("人々の暮らし", "島に住む人々は", "人々"),
+    ("北京的大学怎么样？", "我在北京大学学习中文", "大学"),
+    ("ประเทศไทยอยู่ที่ไหน", "ประเทศไทยสวยงามมาก", "ประเทศไทย"),
+    ("新しいUSBメモリは", "a usb stick", "usb"),
+]
+
+
+@pytest.mark.parametrize(("question", "text", "shared"), QUESTIONS)
+def test_a_question_without_spaces_finds_what_shares_some_of_its_words(question: str, text: str, shared: str) -> None:
+    others = ["昨夜は雨だった", "她昨天买了书", "แมวนอนหลับ", "nothing of it"]
+    with new_words() as db:
+        words.add(db, [(row, "", each) for row, each in enumerate([*others, text])])
+        assert words.search(db, question, 5)[0][0] == len(others)
+    assert shared in [text[start:stop] for start, stop in words.marked(question, [text])[0]]
+
+
+def test_a_question_with_spaces_is_its_words() -> None:
+    assert words.query("Where do the foxes of foo_bar2 sleep, in a re\u0301sume\u0301?") == (
+        '"Where" OR "do" OR "foxes" OR "foo_bar2" OR "sleep" OR "re\u0301sume\u0301"'
+    )
+    assert words.query("한국어 공부") == '"한국어" OR "공부"'
+
+
 def test_cjk_characters_in_another_order_are_no_hit() -> None:
     with new_words() as db:
         words.add(db, [(1, "", "本日は晴天なり")])

@@ -13,7 +13,8 @@ import pytest
 from diffembed import Embedder
 from diffembed.library.account import Account
 from diffembed.library.index import Index
-from diffembed.library.reading.read import is_rows, read_document, read_rows
+from diffembed.library.reading.read import is_rows, read_document
+from diffembed.library.reading.rows import Rows
 from diffembed.library.update import index_files
 from tests.tiny_embedders import SENTENCE, TOKENIZER, make_backbone
 
@@ -94,7 +95,7 @@ def expected(root: Path, embedder: Embedder, *, chunk_tokens: int = CHUNK, conte
     """What an index of a tree in float16 must hold, straight from the readers and the embedder."""
     found = []
     for path in sorted(path for path in root.rglob("*") if path.is_file()):
-        documents = list(read_rows(path)) if is_rows(path) else [read_document(path, path.read_bytes())]
+        documents = list(Rows(path)) if is_rows(path) else [read_document(path, path.read_bytes())]
         for document in documents:
             chunks = embedder.embed_chunks(
                 document.text, chunk_tokens, headings=document.headings, contextual=contextual

@@ -18,7 +18,8 @@ from diffembed.index.snapshot import Snapshot
 from diffembed.library.hits import Hit
 from diffembed.library.index import MODES, Index
 from diffembed.library.reading.document import Document
-from diffembed.library.reading.read import is_rows, read_document, read_rows
+from diffembed.library.reading.read import is_rows, read_document
+from diffembed.library.reading.rows import Rows
 from diffembed.library.update import index_files
 from tests.library.conftest import CHUNK, TREE, contents, save_model, write
 from tests.tiny_embedders import SENTENCE, WORDS
@@ -160,7 +161,7 @@ def test_many_questions_and_any_k(index, mode) -> None:
 def test_hits_point_into_their_documents(index, tree, mode) -> None:
     for hit in index.search(f"{QUERY} zebras", ALL, mode):
         path = Path(hit.path)
-        documents = read_rows(path) if is_rows(path) else [read_document(path, path.read_bytes())]
+        documents = Rows(path) if is_rows(path) else [read_document(path, path.read_bytes())]
         document = next(each for each in documents if each.id == hit.id)
         assert hit.text == document.text[hit.start : hit.end]
         assert hit.title == document.title

@@ -18,7 +18,8 @@ from diffembed.library import indexing, plan
 from diffembed.library.account import Account
 from diffembed.library.index import Index
 from diffembed.library.model import CHUNK_TOKENS
-from diffembed.library.reading.read import is_rows, read_document, read_rows
+from diffembed.library.reading.read import is_rows, read_document
+from diffembed.library.reading.rows import Rows
 from diffembed.library.update import index_files
 from tests.examples import examples
 from tests.library.conftest import (
@@ -64,7 +65,7 @@ def test_the_account_counts_everything(bring, tree, to, embedder) -> None:
     account = bring()
     documents = []
     for path in (tree / name for name in TREE):
-        documents += read_rows(path) if is_rows(path) else [read_document(path, path.read_bytes())]
+        documents += Rows(path) if is_rows(path) else [read_document(path, path.read_bytes())]
     reports = [embedder.embed_chunks(each.text, CHUNK, headings=each.headings).report for each in documents]
     assert account.files_read == len(TREE) and account.files_unchanged == 0 and account.files_dropped == 0
     assert account.documents == len(documents) and account.empty == 1
@@ -218,6 +219,24 @@ def test_paths_outside_the_roots_are_left_alone(bring, tree, to, tmp_path) -> No
     assert account.files_dropped == 1
     assert names(to) >= {"x.txt", "notes.txt"}
     assert bring(tree).files_dropped == 0
+
+
+def test_what_is_gone_from_elsewhere_stays_and_is_counted(bring, tree, to, tmp_path) -> None:
+    """As the files of a project whose folder has another name now."""
+    old = write(tmp_path / "old" / "project", {"docs/a.txt": b"old", "docs/deep/b.txt": b"b", "c.txt": b"c"})
+    kept = write(tmp_path / "kept", {"a.txt": b"gone", "b.txt": b"still there", "c.txt": b"c"})
+    account = bring(old, kept)
+    assert account.gone_elsewhere == bring(tree).gone_elsewhere == {}
+    old.parent.rename(tmp_path / "new")
+    (kept / "a.txt").unlink()
+    before = names(to)
+    account = bring(tree)
+    gone = {str(tmp_path / "old"): 3, str(kept / "a.txt"): 1}
+    assert account.gone_elsewhere == account.facts()["gone_elsewhere"] == gone
+    assert account.files_dropped == 0 and names(to) == before
+    with closing(Index.open(to)) as index:
+        assert index.remove(paths=list(gone), must_exist=True) == 4
+    assert bring(tree).gone_elsewhere == {}
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 
@@ -17,6 +17,7 @@ from diffembed.library.account import Account
 from diffembed.library.index import Index
 from diffembed.library.plan import Known
 from diffembed.library.reading import plain, read
+from diffembed.library.reading import rows as rows_reader
 from diffembed.library.reading.document import Document, MissingParser
 from tests.library.conftest import TREE, contents_of, expected, rows, write
 
@@ -127,16 +128,16 @@ def test_a_root_out_of_reach_changes_nothing(bring, tree, to) -> None:
 def test_a_disk_that_fails_while_rows_are_read(bring, tree, to, embedder, monkeypatch) -> None:
     bring()
     write(tree, {"rows.jsonl": rows({"_id": "new", "text": "a new row"})})
-    real = read.sources.read_rows
+    real = rows_reader.sources.read_rows
 
-    def failing(path: Path):
-        yield from real(path)
+    def failing(path: Path, opened: BinaryIO):
+        yield from real(path, opened)
         try:
             raise OSError(errno.EIO, "Input/output error")
         except OSError as error:
             raise DataError(f"cannot read {path}: {error}", hint="") from error
 
-    monkeypatch.setattr(read.sources, "read_rows", failing)
+    monkeypatch.setattr(rows_reader.sources, "read_rows", failing)
     account = bring()
     assert told(account, tree) == {"rows.jsonl": "input/output error; kept as it was"}
     assert (account.files_kept, account.files_dropped) == (1, 0)
@@ -183,7 +184,7 @@ def test_a_file_that_can_not_be_read_is_read_once(bring, tree, to, monkeypatch) 
         raise AssertionError("it was read again")
 
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("read_document", "read_rows"):
+        for name in ("read_document", "Rows"):
             patch.setattr(f"diffembed.library.indexing.{name}", refuse)
         account = bring()
     assert told(account, tree) == first

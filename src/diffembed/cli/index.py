@@ -131,6 +131,10 @@ def _summary(account: "Account") -> Iterator[str]:
         )
     if account.lacked_room:
         yield "the disk has no room to write the vectors anew: those that are not used any more stay until the next run"
+    from diffembed.library.plan import taken_out
+
+    for gone, count in account.gone_elsewhere.items():
+        yield f"{gone} isn't there any more, and {count:,} files of it are still found: {taken_out(gone)}"
     yield from _skipped(account)
     if account.other_kinds:
         kinds = Counter(account.other_kinds).most_common(8)

@@ -13,6 +13,7 @@ import json
 import lzma
 import zlib
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -20,8 +21,9 @@ from typing import Any, BinaryIO
 from diffembed.errors import DataError
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.xz")
-MOST_LINE_BYTES = 64_000_000
-"""Of a line, unpacked: a small archive can hold one of any length."""
+MOST_LINE_BYTES = 16_000_000
+"""Of a line, unpacked: a small archive can hold one of any length, and once parsed it takes up to thirty times as much.
+A long novel has room, also where each of its letters is spelled \\uXXXX."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,16 +145,20 @@ def describe_files(folder: Path | str) -> dict[str, str]:
     return digests
 
 
-def read_lines(path: Path) -> Iterator[tuple[str, str]]:
+def read_lines(path: Path, opened: BinaryIO | None = None) -> Iterator[tuple[str, str]]:
     """Yield (place, line) for each line that is not blank; the place is `file:line`, for messages.
 
+    Args:
+        path: The suffix says how it is packed.
+        opened: The file, where it is open already; is left open.
+
     Raises:
-        DataError: The file cannot be read or decompressed, is not UTF-8, or has a line over 64 MB; names file and line.
+        DataError: The file cannot be read or decompressed, is not UTF-8, or has a line over 16 MB; names file and line.
             Caused by an OSError where the system doesn't give the file.
     """
     number = 0
     try:
-        with _open(path) as file:
+        with _open(path, opened) as file:
             while line := file.readline(MOST_LINE_BYTES + 1):
                 number += 1
                 if len(line) > MOST_LINE_BYTES:
@@ -169,24 +175,20 @@ def read_lines(path: Path) -> Iterator[tuple[str, str]]:
         raise DataError(f"cannot read {path}: {error}", hint="check the path and that the file is whole") from error
 
 
-def read_rows(path: Path) -> Iterator[Row]:
+def read_rows(path: Path, opened: BinaryIO | None = None) -> Iterator[Row]:
     """Yield the JSON objects of a JSON-lines file; blank lines are skipped.
 
     Half a surrogate pair, which JSON can spell and no tokenizer takes, becomes a question mark.
 
+    Args:
+        path: See `read_lines`.
+        opened: See `read_lines`.
+
     Raises:
         DataError: The file cannot be read, or a line is not a JSON object; names file and line.
     """
-    for place, line in read_lines(path):
-        try:
-            values = json.loads(line)
-            if "\\ud" in line.lower():
-                values = json.loads(json.dumps(values, ensure_ascii=False).encode("utf-8", "replace"))
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{place} is not JSON: {error}", hint="one JSON object a line") from None
-        if not isinstance(values, dict):
-            raise DataError(f"{place} is not a JSON object but {type(values).__name__}", hint="one JSON object a line")
-        yield Row(values, place)
+    for place, line in read_lines(path, opened):
+        yield _parse(line, place)  # held by nobody here: a row can take a lot of memory
 
 
 def iter_texts(source: Source) -> Iterator[str]:
@@ -196,6 +198,20 @@ def iter_texts(source: Source) -> Iterator[str]:
         return
     if source.pairs:
         yield from (f"{row.text('q')}\n{row.text('p')}" for row in read_rows(source.pairs))
+
+
+def _parse(line: str, place: str) -> Row:
+    try:
+        values = json.loads(line)
+        if "\\ud" in line.lower():
+            whole = json.dumps(values, ensure_ascii=False).encode("utf-8", "replace")
+            del values  # not twice at a time
+            values = json.loads(whole)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{place} is not JSON: {error}", hint="one JSON object a line") from None
+    if not isinstance(values, dict):
+        raise DataError(f"{place} is not a JSON object but {type(values).__name__}", hint="one JSON object a line")
+    return Row(values, place)
 
 
 def _section(values: dict[str, Any], place: str) -> Section:
@@ -211,9 +227,9 @@ def _pick(folder: Path, stem: str) -> Path | None:
     return next((folder / (stem + suffix) for suffix in SUFFIXES if (folder / (stem + suffix)).is_file()), None)
 
 
-def _open(path: Path) -> BinaryIO | gzip.GzipFile | lzma.LZMAFile:
+def _open(path: Path, opened: BinaryIO | None) -> AbstractContextManager[BinaryIO | gzip.GzipFile | lzma.LZMAFile]:
     if path.suffix == ".gz":
-        return gzip.open(path)
+        return gzip.open(opened or path)
     if path.suffix == ".xz":
-        return lzma.open(path)
-    return path.open("rb")
+        return lzma.open(opened or path)
+    return nullcontext(opened) if opened else path.open("rb")

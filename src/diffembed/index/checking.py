@@ -55,21 +55,31 @@ def check(db: sqlite3.Connection, snapshot: Snapshot) -> list[str]:
         (number,) = db.execute(question).fetchone()
         if number:
             problems.append(f"{abs(number)} {what}")
-    return problems + _altered(db)
+    return problems + _altered(db, snapshot)
 
 
-def _altered(db: sqlite3.Connection) -> list[str]:
+def _altered(db: sqlite3.Connection, snapshot: Snapshot) -> list[str]:
     problems, others = [], 0
     documents = db.execute(
         "SELECT d.id, d.content, f.path, d.key, d.digest, d.title, d.text "
         "FROM documents d JOIN files f ON f.id = d.file ORDER BY d.id"
     )
     for document, content, *texts in documents:
-        places = db.execute("SELECT start, stop, line, byte FROM chunks WHERE document = ? ORDER BY id", (document,))
-        if not all(isinstance(text, str) for text in texts) or content_digest(texts, places) != content:
+        chunks = "SELECT row, start, stop, line, byte FROM chunks WHERE document = ? ORDER BY id"
+        if not _is_as_written(snapshot, content, texts, db.execute(chunks, (document,)).fetchall()):
             path, key = texts[:2]
             if len(problems) < MOST_NAMED:
                 problems.append(f"document {key!r} of {path!r} is not as it was written")
             else:
                 others += 1
     return problems + ([f"{others} more documents are not as they were written"] if others else [])
+
+
+def _is_as_written(snapshot: Snapshot, content: str, texts: list, chunks: list[tuple]) -> bool:
+    if not all(isinstance(text, str) for text in texts):
+        return False
+    try:
+        vectors_NE = snapshot.vectors(row for row, *_ in chunks)
+    except IndexFormatError:  # there are no such vectors
+        return False
+    return content_digest(texts, (chunk[1:] for chunk in chunks), vectors_NE) == content

@@ -9,8 +9,9 @@ from typing import Any
 
 from diffembed.errors import ConfigError
 from diffembed.index import settings, words
+from diffembed.index.failures import damaged
+from diffembed.index.folder import DATABASE, expect_no_links
 
-DATABASE = "index.sqlite"
 APPLICATION_ID = int.from_bytes(b"dfem")
 """In the header of the file: by it an index is told from a database of somebody else's."""
 OLDEST_SQLITE = (3, 27)
@@ -37,11 +38,24 @@ SCHEMA = (
 )
 
 
+Stamp = tuple[int, int, bool]
+"""Of a database: when it was written, how large it is, and whether there is a log of later commits beside it."""
+
+
 class Connection(sqlite3.Connection):
     """Closed when its block is left, whatever happened in it; an open transaction is rolled back then."""
 
-    sees_changes = True
-    """False where nothing may be written: SQLite then takes the file for one that never changes."""
+    taken_for: "tuple[Path, Stamp] | None" = None
+    """Where nothing may be written, SQLite takes the file for one that never changes: this one, as it was."""
+
+    @property
+    def sees_changes(self) -> bool:
+        """Whether each transaction shows the last commit, and nothing of another."""
+        return self.taken_for is None
+
+    def has_missed_changes(self) -> bool:
+        """Whether the file was changed behind SQLite's back since it was opened."""
+        return self.taken_for is not None and _stamp(self.taken_for[0]) != self.taken_for[1]
 
     def __exit__(self, *_: Any) -> None:  # type: ignore[override]
         self.close()
@@ -73,7 +87,11 @@ def connect(folder: Path, *, create: bool = False) -> Connection:
     Args:
         folder: Of the index.
         create: Whether to make an empty one if there is none.
+
+    Raises:
+        IndexFormatError: Something in the folder lies elsewhere.
     """
+    expect_no_links(folder)
     if create or os.access(folder, os.W_OK):
         return _open(folder, "mode=rwc" if create else "mode=rw")
     try:
@@ -81,11 +99,17 @@ def connect(folder: Path, *, create: bool = False) -> Connection:
     except sqlite3.OperationalError:
         # It needs files beside it, which can't be made here. If they are there and no use, neither is what is said
         # without them.
-        if (folder / f"{DATABASE}-wal").exists():
+        stamp = _stamp(folder)
+        if stamp[-1]:
             raise
     db = _open(folder, "mode=ro&immutable=1")
-    db.sees_changes = False
+    db.taken_for = folder, stamp
     return db
+
+
+def _stamp(folder: Path) -> Stamp:
+    found = os.stat(folder / DATABASE)
+    return found.st_mtime_ns, found.st_size, (folder / f"{DATABASE}-wal").exists()
 
 
 def create_tables(db: sqlite3.Connection) -> None:
@@ -104,6 +128,35 @@ def is_nothing(db: sqlite3.Connection) -> bool:
     """Whether a database is empty, and nobody's."""
     (number,) = db.execute("PRAGMA application_id").fetchone()
     return number == 0 and not db.execute("SELECT 1 FROM sqlite_master").fetchone()
+
+
+def expect_tables(db: sqlite3.Connection, folder: Path) -> None:
+    """See that the tables of an index are those that were made, before any is read: a view could be endless.
+
+    Raises:
+        IndexFormatError: They are others, or those of another format.
+    """
+    found, own = _tables(db), _own_tables()
+    if found == own:
+        return
+    if any(name == "settings" for _, name, *_ in found & own):
+        settings.expect_format(db, folder)
+    names = sorted({f"{name!r}" for _, name, *_ in found ^ own})
+    raise damaged(folder, f"its tables are not as they were made: {', '.join(names[:3])}")
+
+
+@cache
+def _own_tables() -> frozenset[tuple]:
+    with closing(sqlite3.connect(":memory:")) as db:
+        create_tables(db)
+        return _tables(db)
+
+
+def _tables(db: sqlite3.Connection) -> frozenset[tuple]:
+    """Kind, name and table of all that a database has, with the SQL that made it."""
+    found = db.execute("SELECT type, name, tbl_name, sql FROM sqlite_master").fetchall()
+    # Those that FTS5 makes for itself may be worded in another way by another SQLite.
+    return frozenset((*names, None if str(names[1]).startswith("words_") else sql) for *names, sql in found)
 
 
 def _open(folder: Path, options: str) -> Connection:

@@ -17,6 +17,10 @@ PASSAGE_BLOCK = 4_096
 16,384 take twice as long (LOG.md). With `QUERY_BLOCK` it bounds the scores held at once to 4 MiB."""
 
 
+class NotFiniteError(DataError):
+    """A score came out as no number."""
+
+
 def search(query_BE: NDArray, passage_PE: NDArray, k: int) -> Hits:
     """Find the k passages with the largest inner product for each query.
 
@@ -26,7 +30,8 @@ def search(query_BE: NDArray, passage_PE: NDArray, k: int) -> Hits:
         k: Hits per query; all passages when there are fewer.
 
     Returns:
-        Scores and rows of shape (queries, min(k, passages)); equal scores stand in the order of their rows.
+        Scores and rows of shape (queries, min(k, passages)); equal scores stand in the order of their rows. Equal
+        passages may have scores that differ in the last bit: in a product of matrices it depends on their places.
 
     Raises:
         DataError: The arrays don't fit each other, or hold a value that is not finite.
@@ -97,7 +102,7 @@ class _Kept:
         if scale_P is not None:
             scores_BP *= scale_P
         if not np.isfinite(scores_BP).all():
-            raise DataError(
+            raise NotFiniteError(
                 f"a score is not finite among passage rows {first} to {first + scores_BP.shape[1] - 1}",
                 hint="the queries or these passages hold NaN or infinity: embed them again",
             )

@@ -81,7 +81,7 @@ def _translated(folder: Path, error: sqlite3.DatabaseError) -> Exception:
     if code in _UNREACHABLE:
         return unreachable(folder, why)
     if code in _IN_USE:
-        return DataError(f"the index in {folder} is in use: {why}", hint="try again in a moment")
+        return in_use(folder, why)
     if code == sqlite3.SQLITE_TOOBIG:
         return _too_big()
     if "pattern too complex" in why:
@@ -101,6 +101,19 @@ def _too_big() -> DataError:
 def damaged(folder: Path, why: str) -> IndexFormatError:
     """Make the error of an index that can't be read any more."""
     return IndexFormatError(f"the index in {folder} is damaged: {why}", hint=DAMAGED_HINT)
+
+
+def in_use(folder: Path, why: str) -> DataError:
+    """Make the error of an index that others are at for too long."""
+    return DataError(f"the index in {folder} is in use: {why}", hint="try again in a moment")
+
+
+def gone(folder: Path) -> DataError:
+    """Make the error of an open index that is not in its folder any more."""
+    return DataError(
+        f"the index in {folder} is gone: since it was opened, it was deleted or moved",
+        hint="open it where it is now, or make it anew",
+    )
 
 
 def replaced(folder: Path) -> DataError:

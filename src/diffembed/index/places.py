@@ -5,6 +5,9 @@ import hashlib
 import sqlite3
 from collections.abc import Iterable, Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 Span = tuple[int, int]
 Place = tuple[int, int, int, int]
 """First character and the one behind the last, line (from 1) and byte (in UTF-8) where the first stands."""
@@ -40,8 +43,8 @@ def cut(blob: sqlite3.Blob, place: Place) -> str | None:
     return text if len(text) == stop - start else None
 
 
-def content_digest(texts: Iterable[str], found: Iterable[Place]) -> str:
-    """A digest of all that an index keeps of a document, as written: its texts and the places of its chunks."""
+def content_digest(texts: Iterable[str], found: Iterable[Place], vectors_NE: NDArray[np.float32]) -> str:
+    """A digest of all that an index keeps of a document, as written: its texts, its chunks' places and vectors."""
     digest = hashlib.blake2b(digest_size=16)
     for text in texts:
         data = text.encode()
@@ -49,4 +52,5 @@ def content_digest(texts: Iterable[str], found: Iterable[Place]) -> str:
         digest.update(data)
     for place in found:
         digest.update(f"{place}".encode())
+    digest.update(vectors_NE.tobytes())
     return digest.hexdigest()

@@ -9,10 +9,10 @@ from typing import Any
 
 from diffembed.errors import IndexFormatError
 from diffembed.index.failures import damaged
+from diffembed.index.folder import VECTORS
 from diffembed.index.shards import PRECISIONS, TOKEN, Precision, Shards
 
-FORMAT = 2
-VECTORS = "vectors"
+FORMAT = 3
 MOST_DIMS = 65_536
 """Of a vector; more stand in a damaged index alone."""
 
@@ -53,18 +53,24 @@ def write_settings(db: sqlite3.Connection, settings: Settings) -> None:
     db.executemany("INSERT INTO settings VALUES (?, ?)", list({**asdict(settings), **own}.items()))
 
 
+def expect_format(db: sqlite3.Connection, folder: Path) -> None:
+    """See that the index in a folder has the format of this version; `IndexFormatError` if not."""
+    (found,) = db.execute("SELECT value FROM settings WHERE key = 'format'").fetchone() or (None,)
+    if found != FORMAT:
+        raise IndexFormatError(
+            f"the index in {folder} has format {found}, this version reads {FORMAT}",
+            hint="index again with this version, into a new folder",
+        )
+
+
 def read_settings(db: sqlite3.Connection, folder: Path) -> Settings:
     """What the index in a folder is made of.
 
     Raises:
         IndexFormatError: It is of another format, or says what can't be.
     """
+    expect_format(db, folder)
     values: dict[str, Any] = dict(db.execute("SELECT key, value FROM settings"))
-    if values.get("format") != FORMAT:
-        raise IndexFormatError(
-            f"the index in {folder} has format {values.get('format')}, this version reads {FORMAT}",
-            hint="index again with this version, into a new folder",
-        )
     kinds = {name: str for name in ("model", "fingerprint", "dtype", "precision")}
     kinds |= {name: int for name in ("dims", "chunk_tokens", "contextual")}
     for name, kind in kinds.items():

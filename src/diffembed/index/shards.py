@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from diffembed.errors import IndexFormatError
 from diffembed.index import exact
 from diffembed.index.failures import damaged
+from diffembed.index.folder import open_own
 from diffembed.index.hits import NO_ROW, Hits, best
 
 Precision = Literal["float32", "float16", "int8"]
@@ -123,18 +124,27 @@ class Shards:
 
         Exact for float32 and float16. With int8, rows outside the best of the rough scan (see `RESCORED`) can't be
         hits; the scores of the hits are those of their float16 values.
+
+        Raises:
+            FileNotFoundError: A file is not there (a newer generation may be).
+            IndexFormatError: A file is too short, or holds what is no number.
+            DataError: The queries don't fit, or hold what is no number.
         """
         scanned, *finer = self.dtypes()
         gives_back = num_rows * self.dtypes()[scanned].itemsize > KEPT_MAPPED_BYTES
         parts = _giving_back(self.parts(scanned, num_rows)) if gives_back else self.parts(scanned, num_rows)
-        if not finer:
-            return exact.search_parts(query_BE, parts, k, is_wanted_P=is_wanted)
-        rough = exact.search_parts(query_BE, parts, max(RESCORED * k, LEAST_RESCORED), is_wanted_P=is_wanted)
+        candidates = max(RESCORED * k, LEAST_RESCORED) if finer else k
+        try:
+            rough = exact.search_parts(query_BE, parts, candidates, is_wanted_P=is_wanted)
+        except exact.NotFiniteError:
+            if all(_is_finite(part) for part in self.parts(scanned, num_rows)):
+                raise  # the queries are to blame
+            raise self._not_finite() from None
         return self._rescore(query_BE, rough, num_rows, k)
 
     def take(self, rows: NDArray[np.int64], num_rows: int) -> NDArray[np.float32]:
         """Single rows, in any order, in the finest format that is kept; raises what `parts` does."""
-        kind = list(self.dtypes())[-1]
+        kind, _ = self._finest
         if len(rows) and not 0 <= rows.min() <= rows.max() < num_rows:
             raise damaged(self.folder.parent, f"it names vectors {rows.min()} to {rows.max()} and has {num_rows}")
         taken = np.empty((len(rows), self.dims), np.float32)
@@ -144,20 +154,39 @@ class Shards:
             taken[is_here] = part[rows[is_here] % SHARD_ROWS]
         return taken
 
+    def rounded(self, vectors_NE: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Vectors as `take` gives them back once they were written."""
+        return vectors_NE.astype(self._finest[1].base).astype(np.float32)
+
+    @property
+    def _finest(self) -> tuple[str, np.dtype]:
+        return list(self.dtypes().items())[-1]
+
     def _rescore(self, query_BE: NDArray[np.float32], rough: Hits, num_rows: int, k: int) -> Hits:
+        """The best of the hits of a scan, by the finest format that is kept.
+
+        Each score is worked out by itself, so that equal vectors have equal scores: in the products of whole blocks,
+        the last bit depends on the place of a row.
+        """
         width = min(k, rough.rows.shape[1])
         scores_BK = np.zeros((len(query_BE), width), np.float32)
         rows_BK = np.full((len(query_BE), width), NO_ROW, np.int64)
         for i, rows_M in enumerate(rough.rows):
             rows_M = np.sort(rows_M)  # equal scores then stand in the order of their rows
-            scores_M = self.take(rows_M, num_rows) @ query_BE[i]
+            scores_M = np.empty(len(rows_M), np.float32)
+            for start in range(0, len(rows_M), exact.PASSAGE_BLOCK):
+                block = slice(start, start + exact.PASSAGE_BLOCK)
+                with np.errstate(over="ignore", invalid="ignore"):  # told below
+                    scores_M[block] = (self.take(rows_M[block], num_rows) * query_BE[i]).sum(axis=1)
+            if not np.isfinite(scores_M).all():
+                raise self._not_finite()
             kept = best(scores_M, width)
             scores_BK[i], rows_BK[i] = scores_M[kept], rows_M[kept]
         return Hits(scores_BK, rows_BK)
 
     def _map(self, kind: str, shard: int, num_rows: int) -> NDArray:
         path, dtype = self.path(kind, shard), self.dtypes()[kind]
-        with path.open("rb") as file:
+        with open(open_own(path, os.O_RDONLY), "rb") as file:
             if os.fstat(file.fileno()).st_size < num_rows * dtype.itemsize:
                 raise _cut_short(path)
             mapped = mmap.mmap(file.fileno(), num_rows * dtype.itemsize, access=mmap.ACCESS_READ)
@@ -165,12 +194,19 @@ class Shards:
             num_rows, *dtype.shape
         )
 
+    def _not_finite(self) -> IndexFormatError:
+        return damaged(self.folder.parent, "its vectors hold what is no number")
+
     def remove_others(self) -> None:
         """Delete what an older generation, an older index, or a compaction that was killed left behind."""
         if self.folder.is_dir():
             for path in self.folder.iterdir():
                 if OWN_NAME.fullmatch(path.name) and not path.name.startswith(f"{self._prefix}-"):
                     path.unlink(missing_ok=True)
+
+
+def _is_finite(part: NDArray) -> bool:
+    return bool(np.isfinite(part["scale"] if part.dtype.names else part).all())
 
 
 def _as_stored(vectors_NE: NDArray[np.float32], kind: str, dtype: np.dtype) -> NDArray:
@@ -198,7 +234,7 @@ def _by_shard(first: int, rows: NDArray) -> Iterator[tuple[int, int, NDArray]]:
 
 def _write_at(path: Path, offset: int, data: bytes) -> None:
     # Rows that were lost must not come back as the zeros in front of what is written behind the end of a file.
-    file = os.open(path, os.O_RDWR | (0 if offset else os.O_CREAT), 0o666)
+    file = open_own(path, os.O_RDWR | (0 if offset else os.O_CREAT))
     try:
         if os.fstat(file).st_size < offset:
             raise _cut_short(path)

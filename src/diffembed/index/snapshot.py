@@ -139,8 +139,12 @@ class Snapshot:
             "SELECT f.path, d.key, c.start, c.stop, c.row FROM chunks c JOIN documents d ON d.id = c.document "
             "JOIN files f ON f.id = d.file ORDER BY f.path, d.key, c.start"
         ).fetchall()
-        vectors = self.shards.take(self._rows(row[4] for row in rows), self.num_rows)
+        vectors = self.vectors(row[4] for row in rows)
         return [(*row[:4], vector.tobytes()) for row, vector in zip(rows, vectors, strict=True)]
+
+    def vectors(self, rows: Iterable[int]) -> NDArray[np.float32]:
+        """Of rows that the database names."""
+        return self.shards.take(self._rows(rows), self.num_rows)
 
     def counts(self) -> Counts:
         """How much there is."""

@@ -9,6 +9,7 @@ import re
 import sqlite3
 from collections.abc import Iterable, Sequence
 from contextlib import closing
+from itertools import pairwise
 
 _ENGLISH = (
     "a an and are as at be but by for if in into is it no not of on or such that the their then there these they "
@@ -18,12 +19,14 @@ STOP_WORDS = frozenset(_ENGLISH.split())
 """Lucene's English ones. They are in the index (a title may consist of them), but a question is searched without."""
 MAX_WORDS = 128
 """Of a query: the first ones that are different. A pasted page would otherwise be searched for word by word."""
-# With the accents that may follow a letter as characters of their own: they are part of its word.
-WORD = re.compile(r"\w[\w\u0300-\u036f]*")
 # Scripts that put no space between words: FTS5 would take a whole sentence for one word.
-UNSPACED = re.compile(
-    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003fffd]"
+_UNSPACED = (
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+    "\U00020000-\U0003fffd"
 )
+UNSPACED = re.compile(f"[{_UNSPACED}]")
+# With the accents that may follow a letter as characters of their own: they are part of its word.
+WORD = re.compile(rf"[{_UNSPACED}]+|[^\W{_UNSPACED}](?:[^\W{_UNSPACED}]|[\u0300-\u036f])*")
 # Bullets and icons of a PDF's fonts come as private characters, which FTS5 would take for letters of the next word;
 # at a NUL it ends a highlighted text, and half a surrogate pair can't be stored.
 NO_LETTER = re.compile("[\0\ud800-\uf8ff]")
@@ -50,11 +53,22 @@ def query(text: str) -> str | None:
     Words are quoted, so that no character of a question is an operator.
     """
     found: dict[str, str] = {}
-    for word in WORD.findall(text):
-        # As it stands: FTS5 folds case in its own way, and in texts and questions alike.
-        found.setdefault(word.lower(), word)
+    for run in WORD.findall(text):
+        for word in _pairs(run) if UNSPACED.match(run) else [run]:
+            # As it stands: FTS5 folds case in its own way, and in texts and questions alike.
+            found.setdefault(word.lower(), word)
     telling = [word for small, word in found.items() if small not in STOP_WORDS] or list(found.values())
     return " OR ".join(f'"{_spaced(word)}"' for word in telling[:MAX_WORDS]) or None
+
+
+def _pairs(run: str) -> list[str]:
+    """A run of characters of a script without spaces as two at a time, each but the ends in two pairs.
+
+    Where its words end is not known, and as one long word it would be found in no text but those that repeat it. What
+    is no letter (vowels above and below, in Thai) FTS5 leaves out, so the letters around it stand side by side.
+    """
+    letters = [character for character in run if character.isalnum()]
+    return [first + second for first, second in pairwise(letters)] or letters
 
 
 def search(

@@ -105,7 +105,7 @@ class Writer:
         file = self._file(path)
         self._remove_documents("file = ? AND key = ?", (file, key))
         found = places(text, spans)
-        content = content_digest((path, key, digest, title, text), found)
+        content = content_digest((path, key, digest, title, text), found, self._shards.rounded(vectors))
         document = self._db.execute(
             "INSERT INTO documents(file, key, digest, title, text, content) VALUES (?, ?, ?, ?, ?, ?)",
             (file, key, digest, title, text, content),

@@ -24,6 +24,9 @@ class Account:
     """Are in the index, can't be looked at for the moment, and stay as they were."""
     files_dropped: int = 0
     """Were in the index, and are gone or can't be read any more."""
+    gone_elsewhere: Mapping[str, int] = field(default_factory=dict)
+    """Folder or file that isn't there any more -> files that the index holds of it, outside the paths that were given:
+    they stay, and are found, until they are taken out."""
     skipped: list[Skipped] = field(default_factory=list)
     """Files and folders that could not be read, each with its reason."""
     other_kinds: Mapping[str, int] = field(default_factory=dict)

@@ -1,6 +1,5 @@
 """An index of a person's documents: made from files or texts, searched by meaning, by words, or by both."""
 
-import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar, get_args
@@ -20,7 +19,7 @@ from diffembed.library.arguments import Name, several, several_paths
 from diffembed.library.hits import Hit, describe, plain
 from diffembed.library.indexing import IndexingRun
 from diffembed.library.model import LibraryModel, check_settings, new_settings
-from diffembed.library.paths import Roots
+from diffembed.library.paths import Roots, absolute
 from diffembed.library.plan import Known
 from diffembed.library.questions import check_query, path_pattern, with_own_brackets
 from diffembed.library.reading.document import Document
@@ -267,7 +266,7 @@ class Index:
         Raises:
             DataError: Nothing of a path or id is in the index, or another process is writing.
         """
-        roots = dict.fromkeys(os.path.abspath(path) for path in several_paths(paths))
+        roots = dict.fromkeys(absolute(path) for path in several_paths(paths))
         keys = dict.fromkeys(several("ids", ids))
         given = Roots(roots)
         with self._store.writing() as writer:

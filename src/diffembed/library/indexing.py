@@ -20,8 +20,9 @@ from diffembed.library.account import Account, OnProgress
 from diffembed.library.model import LibraryModel
 from diffembed.library.pieces import Span, embed
 from diffembed.library.plan import KEPT, NOTHING, Changed, Known, Plan
-from diffembed.library.reading.document import Document, Unreadable, check_length, whole_characters
-from diffembed.library.reading.read import is_rows, read_bytes, read_document, read_rows
+from diffembed.library.reading.document import Document, Unreadable, check_length, surviving, whole_characters
+from diffembed.library.reading.read import is_rows, read_bytes, read_document
+from diffembed.library.reading.rows import Rows
 from diffembed.library.reading.walk import Skipped
 
 COMMIT_S = 10.0
@@ -161,30 +162,33 @@ class IndexingRun:
         return self._writer
 
     def _read(self, file: Changed) -> None:
+        # The file may change at any time: what is noted is the digest of what was read, not of what the plan has seen.
         path = Path(file.path)
         if is_rows(path):
+            rows = Rows(path)
             # Read twice: a broken line shall not show after hours of embedding what stands before it.
-            count = sum(1 for _ in _rows(path))
-            if not count:
-                raise Unreadable("no row in it")
+            count = sum(1 for _ in _surviving(rows))
             self._claim().begin_file(file.path)
-            keys = self.add(file.path, self._metered(_rows(path), file.size_bytes / count))
-            self._claim().finish_file(file.path, file.digest, keys)
+            keys = self.add(file.path, self._metered(_surviving(rows), file.size_bytes / count))
+            assert rows.digest is not None
+            self._claim().finish_file(file.path, rows.digest, keys)
         else:
-            data = read_bytes(path)
-            document = read_document(path, data)
+            with surviving():
+                data = read_bytes(path)
+                document = read_document(path, data)
             digests = {"digest": _document_digest(document), "file_digest": hashlib.sha256(data).hexdigest()}
             self._queue(_Waiting(path=file.path, document=document, **digests))
 
     def _give_up(self, file: Changed, error: Unreadable, known: Known) -> None:
         """Leave a file out of the index, or as it was where it may be read again later."""
         self._waiting = [each for each in self._waiting if each.path != file.path]
-        is_kept = error.is_for_now and file.path in known.files
+        digest = None if error.is_for_now else error.digest
+        is_kept = digest is None and file.path in known.files
         self._account.files_kept += is_kept
-        self._account.skipped.append(Skipped(file.path, error.reason + (KEPT if is_kept else ""), error.is_for_now))
-        if error.is_for_now:
+        self._account.skipped.append(Skipped(file.path, error.reason + (KEPT if is_kept else ""), digest is None))
+        if digest is None:
             return
-        note = file.path, file.digest, error.reason
+        note = file.path, digest, error.reason
         if self._writer is None:
             self._unreadable.append(note)
         else:
@@ -253,17 +257,9 @@ class IndexingRun:
         self._on_progress(self._account)
 
 
-def _rows(path: Path) -> Iterator[Document]:
-    """The rows of a file; a broken one makes all of the file unreadable."""
-    try:
-        yield from read_rows(path)
-    except Unreadable:
-        raise
-    except DataError as error:
-        reason = error.message.removeprefix(f"{path} ")
-        if reason.startswith(f"{path}:"):
-            reason = "line " + reason.removeprefix(f"{path}:")
-        raise Unreadable(reason, hint=error.hint) from None
+def _surviving(rows: Rows) -> Iterator[Document]:
+    with surviving():
+        yield from rows
 
 
 def _check(document: Document) -> None:

@@ -2,6 +2,20 @@
 
 import os
 from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+
+def absolute(path: "str | os.PathLike[str]") -> str:
+    """The path from the root on, without `..`, to where the system goes.
+
+    Above a linked folder is the one that its target lies in. Links after the last `..` are kept as they are written.
+    """
+    parts = Path(path).parts
+    if os.pardir not in parts:
+        return os.path.abspath(path)
+    rest = parts[::-1].index(os.pardir)
+    above = os.path.realpath(os.path.join(*parts[: len(parts) - rest]))
+    return os.path.join(above, *parts[len(parts) - rest :])
 
 
 def ancestors(path: str) -> Iterator[str]:

@@ -3,17 +3,19 @@
 import os
 import stat
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
+from itertools import takewhile
 from pathlib import Path
 
 from diffembed.errors import DataError
 from diffembed.index.store import Store
 from diffembed.library.account import Account, OnProgress
-from diffembed.library.paths import Roots
+from diffembed.library.paths import Roots, ancestors
 from diffembed.library.reading.document import Unreadable
 from diffembed.library.reading.read import digest, unreadable
-from diffembed.library.reading.walk import Found, Skipped
+from diffembed.library.reading.walk import NOT_THERE, Found, Skipped
 
 KEPT = "; kept as it was"
 """What a reason ends in where the index keeps what it has."""
@@ -93,6 +95,7 @@ def plan(found: Found, known: Known, account: Account, on_progress: OnProgress =
     """
     account.other_kinds = found.other_kinds
     below = known.below(Roots(map(str, found.roots)))
+    account.gone_elsewhere = _gone(known.files.keys() - below)
     listed, kept = _candidates(found, known, below, account)
     account.files_found = len(listed)
     changed, present, told_s = [], set(kept), float("-inf")
@@ -169,6 +172,24 @@ def _is_settled(path: str, of_file: str, known: Known, account: Account) -> bool
 
 def _entry(path: str, known: Known) -> object:
     return known.files.get(path, known.unreadable.get(path))
+
+
+def _gone(paths: Iterable[str]) -> dict[str, int]:
+    """Count the paths that aren't there, by the topmost folder that isn't; a file in one that is stands for itself."""
+    is_gone = cache(_is_gone)
+    counts = Counter[str]()
+    for path in sorted(paths):
+        if gone := list(takewhile(is_gone, ancestors(path))):
+            counts[gone[-1]] += 1
+    return dict(counts.most_common())
+
+
+def _is_gone(path: str) -> bool:
+    try:
+        os.lstat(path)
+    except OSError as error:
+        return error.errno in NOT_THERE
+    return False
 
 
 def _expect_something_left(found: Found, known: Known, present: set[str]) -> None:

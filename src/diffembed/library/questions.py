@@ -5,6 +5,7 @@ from collections.abc import Iterable
 
 from diffembed.errors import ConfigError, DataError
 from diffembed.library.arguments import Name
+from diffembed.library.paths import absolute
 from diffembed.library.reading.document import whole_characters
 
 LONGEST_QUERY = 100_000
@@ -48,7 +49,7 @@ def path_pattern(where: Name) -> str:
     if not where.strip("/"):
         return ""  # everything lies there
     where = os.path.normpath(where)
-    return os.path.abspath(where) if where in (".", "..") or where.startswith("../") else where
+    return absolute(where) if where in (".", "..") or where.startswith("../") else where
 
 
 def with_own_brackets(pattern: str, paths: Iterable[str]) -> str:

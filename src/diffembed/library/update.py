@@ -37,8 +37,8 @@ def index_files(
 
     Files that are as they were are skipped, by content; files that are gone from a given folder, or can't be read any
     more, are dropped. What can't be looked at for the moment stays as it was: for want of a permission, a parser or a
-    disk that answers. A file that can't be read is named in the account, and the run goes on. What was moved is not
-    embedded again.
+    disk that answers. What is gone from elsewhere stays too, and is counted. A file that can't be read is named in the
+    account, and the run goes on. What was moved is not embedded again.
 
     Args:
         paths: Files and folders.

@@ -4,6 +4,7 @@ import io
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffembed.library.reading import document
+from diffembed.library.reading import pdf as reader
 from diffembed.library.reading.document import Document
 from diffembed.library.reading.read import Unreadable, read_document
 from tests.library.reading.made_files import pdf, pdf_of
@@ -98,6 +100,36 @@ def test_pages_that_share_a_text_have_an_end(monkeypatch):
     monkeypatch.setattr(document, "LONGEST_TEXT", 100)
     assert reason(pdf(["one and the same line"] * 5)) == "over 0.0001 million characters"
     assert read(pdf(["one and the same line"] * 4)).text
+
+
+@pytest.mark.parametrize("title", [b"42", b"[1 2]", b"true", b"5 0 R", b"<</a 1>>", b"null"])
+def test_a_title_that_is_no_text_is_none(title):
+    data = pdf(PAGES, title="x" * 20).replace(b"(" + b"x" * 20 + b")", title.ljust(22))
+    assert read(data).title == "my report"
+
+
+BUSY = b"BT /F1 12 Tf (x) Tj ET " + b"q " * 20_000
+FONT = b"/Font << /F1 << /Type /Font /Subtype /Type1 /BaseFont /Helvetica >> >>"
+
+
+@pytest.mark.parametrize(
+    ("num_pages", "page", "form"), [(300, BUSY, b""), (1, b"/X Do " * 300, BUSY), (1, b"/X Do " * 300, b"1 " * 40_000)]
+)
+def test_pages_and_drawings_that_share_much_work_have_an_end(monkeypatch, num_pages, page, form):
+    monkeypatch.setattr(reader, "LEAST_S", 0.3)
+    monkeypatch.setattr(reader, "S_PER_MB", 0)
+    bodies = [
+        b"<< /Type /Catalog /Pages 2 0 R >>",
+        b"<< /Type /Pages /Count %d /Kids [%s] >>" % (num_pages, b"3 0 R " * num_pages),
+        b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 9 9] /Contents 4 0 R"
+        b" /Resources << %s /XObject << /X 5 0 R >> >> >>" % FONT,
+        b"<< /Length %d >>\nstream\n%s\nendstream" % (len(page), page),
+        b"<< /Type /XObject /Subtype /Form /BBox [0 0 9 9] /Resources << %s >> /Length %d >>\nstream\n%s\nendstream"
+        % (FONT, len(form), form),
+    ]
+    start = time.process_time()
+    assert reason(pdf_of(bodies, b"/Root 1 0 R")) == "takes too long to read"
+    assert time.process_time() - start < 5
 
 
 def test_a_page_tree_that_contains_itself():

@@ -1,9 +1,7 @@
 """Whatever lies in a folder gives a document or a reason, and nothing else."""
 
 import errno
-import gzip
 import hashlib
-import json
 import os
 import stat
 import sys
@@ -13,7 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffembed.errors import DataError
 from diffembed.library.reading import markdown, restructured
 from diffembed.library.reading.document import whole_characters
 from diffembed.library.reading.read import (
@@ -26,12 +23,13 @@ from diffembed.library.reading.read import (
     kind_of,
     read_bytes,
     read_document,
-    read_rows,
 )
+from diffembed.library.reading.rows import Rows
 from tests.library.reading.made_files import folder_of_nobody
 
-CORE = (".txt", ".md", ".rst", ".py", ".unknown")
-NEEDS_DOCS = (".html", ".htm", ".pdf", ".docx")
+TEXTS = (".txt", ".md", ".rst", ".py", ".unknown")
+PAGES = (".html", ".htm")
+NEEDS_DOCS = (".pdf", ".docx")
 ODD_TEXT = st.text(
     st.sampled_from("a#=-*>`~:\"'()[]{}<>/&;@\\ \t\n\r\f\v\x85\u2028é漢🙂") | st.characters(codec="utf-8"), max_size=200
 )
@@ -58,7 +56,7 @@ def check(suffix: str, data: bytes) -> None:
     assert all(document.text[start:].strip() for start in document.headings)
 
 
-@pytest.mark.parametrize("suffix", CORE)
+@pytest.mark.parametrize("suffix", [*TEXTS, *PAGES])
 @given(data=st.binary(max_size=200) | ODD_TEXT.map(str.encode) | ODD_TEXT.map(lambda text: text.encode("utf-16")))
 def test_any_bytes_give_a_document_or_a_reason(suffix, data):
     check(suffix, data)
@@ -71,7 +69,7 @@ def test_any_bytes_give_a_document_or_a_reason_for_the_extra_kinds(suffix, data,
     check(suffix, start + data)
 
 
-@pytest.mark.parametrize("suffix", CORE)
+@pytest.mark.parametrize("suffix", TEXTS)
 def test_every_kind_of_text_is_decoded_alike(suffix):
     path = Path("notes" + suffix)
     assert read_document(path, "# größe\r\nx\n".encode("utf-8-sig")).text == "# größe\nx\n"
@@ -154,7 +152,7 @@ def test_what_may_pass_is_told_from_what_is_so(tmp_path, monkeypatch):
         monkeypatch.setattr(os, "open", refuse)
         for read in (
             lambda: read_bytes(tmp_path / "a.txt"),
-            lambda: list(read_rows(tmp_path / "a.jsonl")),
+            lambda: list(Rows(tmp_path / "a.jsonl")),
             lambda: digest(tmp_path / "a.txt"),
             lambda: digest(tmp_path / "a.jsonl"),
         ):
@@ -193,14 +191,14 @@ def test_a_file_without_permission():
         for name in ("a.txt", "a.jsonl"):
             (folder / name).write_text("{}")
             (folder / name).chmod(0)
-        for read in (lambda: read_bytes(folder / "a.txt"), lambda: list(read_rows(folder / "a.jsonl"))):
+        for read in (lambda: read_bytes(folder / "a.txt"), lambda: list(Rows(folder / "a.jsonl"))):
             with pytest.raises(Unreadable) as caught:
                 read()
             assert caught.value.reason == "no permission"
         (folder / "a.txt").chmod(stat.S_IRWXU)
 
 
-@pytest.mark.parametrize(("suffix", "package"), [(".pdf", "pypdf"), (".html", "selectolax.lexbor"), (".docx", "docx")])
+@pytest.mark.parametrize(("suffix", "package"), [(".pdf", "pypdf"), (".docx", "docx")])
 def test_a_missing_parser_is_a_reason(monkeypatch, suffix, package):
     monkeypatch.setitem(sys.modules, package, None)
     assert "pip install 'diffembed[docs]'" in reason("a" + suffix, b"anything")
@@ -208,65 +206,7 @@ def test_a_missing_parser_is_a_reason(monkeypatch, suffix, package):
 
 def test_every_kind_has_a_reader_or_rows():
     assert {suffix for suffix, reader in KINDS.items() if reader is None} == {".jsonl", ".jsonl.gz"}
-    assert {*CORE[:-1], *NEEDS_DOCS, ".jsonl", ".jsonl.gz"} == set(KINDS)
-
-
-def write_rows(path: Path, lines: list[str]) -> Path:
-    data = "".join(f"{line}\n" for line in lines).encode()
-    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
-    return path
-
-
-@pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz"])
-def test_rows(tmp_path, suffix):
-    rows = [
-        {"_id": "a", "title": "Cats", "text": "They purr."},
-        {"_id": 7, "title": "", "text": " Dogs. "},
-        {"_id": "b", "title": None, "text": ""},
-        {"_id": "c", "text": "half \ud83d"},
-    ]
-    path = write_rows(tmp_path / f"corpus{suffix}", [json.dumps(row) for row in rows] + ["", "  "])
-    documents = list(read_rows(path))
-    assert [(each.id, each.title, each.text) for each in documents[:3]] == [
-        ("a", "Cats", "Cats They purr."),
-        ("7", "", "Dogs."),
-        ("b", "", ""),
-    ]
-    assert documents[3].text.encode().startswith(b"half ")
-
-
-@pytest.mark.parametrize(
-    ("line", "complaint"),
-    [
-        ('{"_id": "1", "text": "again"}', "twice"),
-        ('{"_id": 1, "text": "the same id"}', "twice"),
-        ('{"_id": "2"}', "no text"),
-        ('{"_id": "2", "text": 3}', "no text"),
-        ('{"_id": "2", "text": "x", "title": 3}', "title"),
-        ('{"text": "x"}', "`_id`"),
-        ('{"_id": "", "text": "x"}', "`_id`"),
-        ('{"_id": true, "text": "x"}', "`_id`"),
-        ('{"_id": "2", "text": "x"', "not JSON"),
-        ("[1]", "not a JSON object"),
-        ("[" * 100_000, "not JSON"),
-    ],
-)
-def test_a_bad_row_is_named(tmp_path, line, complaint):
-    path = write_rows(tmp_path / "a.jsonl", ['{"_id": "1", "text": "fine"}', line])
-    with pytest.raises(DataError, match=r"a\.jsonl:2") as caught:
-        list(read_rows(path))
-    assert complaint in caught.value.message
-
-
-def test_rows_of_a_pipe_are_not_waited_for(tmp_path):
-    os.mkfifo(tmp_path / "a.jsonl")
-    with pytest.raises(Unreadable, match="not a regular file"):
-        next(read_rows(tmp_path / "a.jsonl"))
-
-
-def test_rows_stream(tmp_path):
-    path = write_rows(tmp_path / "a.jsonl", ['{"_id": "1", "text": "fine"}', "broken"])
-    assert next(read_rows(path)).id == "1"
+    assert {*TEXTS[:-1], *PAGES, *NEEDS_DOCS, ".jsonl", ".jsonl.gz"} == set(KINDS)
 
 
 @given(st.text(st.characters(categories=["Lu", "Cs"]) | st.sampled_from("\ud83d\ude42\ud800"), max_size=20))

@@ -3,6 +3,7 @@
 import re
 import textwrap
 import time
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -235,6 +236,16 @@ def test_python_offsets_hold_for_any_newline(lines):
 def test_python_that_does_not_parse_is_text(text):
     document = read("odd_one.py", text)
     assert (document.text, document.headings, document.title) == (text, (), "odd_one")
+
+
+@pytest.mark.parametrize("size", [400_000, 1_200_000, 3_900_000])
+def test_a_syntax_tree_does_not_fill_the_memory(size):
+    tracemalloc.start()
+    try:
+        assert read("a.py", "x = [" + "a," * (size // 2) + "]").text
+        assert tracemalloc.get_traced_memory()[1] < 700_000_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_python_may_name_its_encoding():

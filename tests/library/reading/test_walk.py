@@ -49,6 +49,17 @@ def test_relative_paths_become_absolute_and_links_are_kept(tmp_path, monkeypatch
     assert found.roots == (tmp_path / "linked",)
 
 
+def test_above_a_link_is_where_the_system_goes(tmp_path, monkeypatch):
+    make(tmp_path, "real/sub/x.txt", "real/notes/n.txt", "notes/n.txt")
+    (tmp_path / "link").symlink_to("real/sub")
+    (tmp_path / "real" / "other").symlink_to("notes")
+    monkeypatch.chdir(tmp_path)
+    found = find_files([Path("link/../notes"), Path("link/../other")])
+    assert names(found, tmp_path) == ["real/notes/n.txt", "real/other/n.txt"]
+    assert found.roots == (tmp_path / "real" / "notes", tmp_path / "real" / "other")
+    assert find_files([tmp_path / "real"], leave_out=Path("link/../notes")).files == (tmp_path / "real/sub/x.txt",)
+
+
 def test_paths_that_overlap_give_each_file_once(tmp_path):
     make(tmp_path, "a/b/c.txt", "a/b/d.bin", "a/e.bin")
     paths = [tmp_path / "a" / "b", tmp_path / "a", tmp_path / "a" / "e.bin", tmp_path / "a" / "b" / "c.txt"]

@@ -1,7 +1,9 @@
 """Word files: everything that is written in them, in order, and archives that want to fill the memory."""
 
 import io
+import re
 import struct
+import time
 import zipfile
 from pathlib import Path
 
@@ -103,6 +105,27 @@ def test_styles_that_are_made_from_each_other_end():
     assert read(with_parts(docx(fill), {"word/styles.xml": circle})).headings
 
 
+def test_a_long_chain_of_styles_takes_no_long_time():
+    def chain(styles: bytes) -> bytes:
+        links = "".join(
+            f'<w:style w:type="paragraph" w:styleId="s{n}"><w:basedOn w:val="s{n + 1}"/></w:style>' for n in range(3000)
+        )
+        return styles.replace(b"</w:styles>", links.encode() + b"</w:styles>")
+
+    start = time.process_time()
+    assert len(read(with_parts(docx(fill), {"word/styles.xml": chain})).headings) == 2
+    assert time.process_time() - start < 10
+
+
+def test_a_file_without_properties_has_no_made_up_title():
+    def without(relationships: bytes) -> bytes:
+        return re.sub(rb"<Relationship [^>]*core-properties[^>]*/>", b"", relationships)
+
+    for build, title in [(fill, "Chapter one"), (lambda document: document.add_paragraph("x"), "my letter")]:
+        data = with_parts(docx(build, title="Dear all"), {"_rels/.rels": without})
+        assert read(data).title == title
+
+
 def test_parts_that_are_missing_do_not_matter_unless_they_hold_the_text():
     def dangling(relationships: bytes) -> bytes:
         kind = b"http://schemas.openxmlformats.org/officeDocument/2006/relationships/image"
@@ -130,6 +153,12 @@ def test_a_zip_bomb_is_refused():
     bomb = with_parts(docx(fill), {BODY: lambda _: bytes(130_000_000)})
     assert len(bomb) < 1_000_000
     assert reason(bomb) == "unpacks to over 128 MB"
+
+
+@pytest.mark.parametrize("part", ["<a b=''/>", "<a/>" * 2, "<a " + " ".join(f"a{n}=''" for n in range(99)) + "/>"])
+def test_very_many_tags_and_attributes_are_refused(part):
+    marks = part.count("<") + part.count("=")
+    assert reason(with_body(part * (4_000_000 // marks))) == "over 4 million tags and attributes"
 
 
 def test_a_zip_bomb_that_lies_about_its_size_is_refused():

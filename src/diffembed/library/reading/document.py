@@ -1,6 +1,5 @@
 """What every reader gives, and how it says that a file can't be read."""
 
-import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +8,7 @@ from dataclasses import dataclass
 from diffembed.errors import DataError
 
 LONGEST_COMPLAINT = 100
-"""Characters of a parser's own message that are worth a line in the user's list."""
+"""Characters of a foreign message, or of data, that are worth a line in the user's list."""
 LONGEST_TEXT = 16_000_000
 """Characters of a document: some ten long novels. It bounds the memory that reading, embedding and storing take."""
 NO_TEXT = "no text in it"
@@ -40,6 +39,8 @@ class Unreadable(DataError):
 
     is_for_now: bool = False
     """Whether the file may be as sound as before: an index keeps what it has of it."""
+    digest: str | None = None
+    """SHA-256 of the content that gives no document; None where none was read: another time there may be some."""
 
     def __init__(self, reason: str, *, hint: str = "leave the file out, or save it as UTF-8 text") -> None:
         super().__init__(reason, hint=hint)
@@ -50,7 +51,7 @@ class Unreadable(DataError):
 
 
 class OutOfReach(Unreadable):
-    """A file that can't be looked at for the moment: no permission, a failing disk, a lost network folder."""
+    """A file that can't be looked at for the moment: no permission, no memory, a failing disk, a lost network."""
 
     is_for_now = True
 
@@ -77,10 +78,31 @@ def refusing(kind: str) -> Iterator[None]:
             yield
     except Unreadable:
         raise
-    except Exception as error:  # parsers raise what they like: KeyError, RecursionError, MemoryError
-        words = re.sub(r"\s+", " ", "".join(c if c.isprintable() else " " for c in str(error)[: 4 * LONGEST_COMPLAINT]))
-        reason = f"broken {kind}: {words.strip()[:LONGEST_COMPLAINT] or type(error).__name__}"
+    except MemoryError:
+        raise _no_memory() from None
+    except Exception as error:  # parsers raise what they like: KeyError, RecursionError
+        reason = f"broken {kind}: {shortened(str(error)) or type(error).__name__}"
         raise Unreadable(reason, hint="save it anew with the program that made it") from error
+
+
+@contextmanager
+def surviving() -> Iterator[None]:
+    """Turn what nobody expects while a file is read into `OutOfReach`: it shall not end a run over all the others."""
+    try:
+        yield
+    except Unreadable:
+        raise
+    except MemoryError:
+        raise _no_memory() from None
+    except Exception as error:
+        reason = f"internal error: {type(error).__name__}: {shortened(str(error))}"
+        raise OutOfReach(reason, hint="report it: this is a bug in diffembed") from error
+
+
+def shortened(words: str) -> str:
+    """As much of a message, or of somebody's data, as is worth a line: printable, and not too long."""
+    printable = "".join(c if c.isprintable() else " " for c in words[: 4 * LONGEST_COMPLAINT])
+    return " ".join(printable.split())[:LONGEST_COMPLAINT]
 
 
 def check_length(num_characters: int) -> None:
@@ -102,3 +124,7 @@ def whole_characters(text: str) -> str:
     except UnicodeEncodeError:
         return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
     return text
+
+
+def _no_memory() -> OutOfReach:
+    return OutOfReach("not enough memory to read it", hint="close other programs, or leave the file out")

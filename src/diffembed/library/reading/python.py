@@ -12,8 +12,9 @@ from diffembed.library.reading.plain import decode, line_starts
 DECLARED = re.compile(rb"(?:[^\r\n]*(?:\r\n?|\n))?[ \t\f]*#[^\r\n]*?coding[:=][ \t]*([-\w.]{1,40})")
 DECLARED_WITHIN = 1024
 """Bytes; no two lines of comment are longer."""
-LONGEST_PARSED = 4_000_000
-"""Characters; a syntax tree takes a hundred times the memory of its source, and what is longer is made by a machine."""
+LONGEST_PARSED = 1_000_000
+"""Characters; a syntax tree can take seven hundred times the memory of its source, and what is longer is made by a
+machine."""
 DEFINITIONS = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 

@@ -4,14 +4,11 @@ import errno
 import hashlib
 import os
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from io import BufferedReader
 from pathlib import Path
-from typing import Any
 
-from diffembed.data import sources
-from diffembed.errors import DataError
 from diffembed.library.reading import html, markdown, pdf, plain, python, restructured, word
 from diffembed.library.reading.document import (
     NO_TEXT,
@@ -64,7 +61,7 @@ def kind_of(path: Path | str) -> str | None:
 
 
 def is_rows(path: Path) -> bool:
-    """Whether a file holds a document in each row, so that `read_rows` is for it and `read_document` isn't."""
+    """Whether a file holds a document in each row, so that `Rows` are for it and `read_document` isn't."""
     kind = kind_of(path)
     return kind is not None and KINDS[kind] is None
 
@@ -83,7 +80,7 @@ def read_bytes(path: Path) -> bytes:
     """
     pieces = []
     try:
-        with _open_regular(path) as file:
+        with open_regular(path) as file:
             if os.fstat(file.fileno()).st_size > MAX_BYTES:
                 raise _too_large()
             # It may grow while it is read, and files of /proc say that they are empty.
@@ -109,7 +106,7 @@ def digest(path: Path) -> tuple[str, int]:
         data = read_bytes(path)
         return hashlib.sha256(data).hexdigest(), len(data)
     try:
-        with _open_regular(path) as file:
+        with open_regular(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest(), file.tell()
     except OSError as error:
         raise unreadable(error) from None
@@ -133,58 +130,18 @@ def read_document(path: Path, data: bytes) -> Document:
     """
     reader = KINDS.get(kind_of(path) or ".txt")
     assert reader is not None, f"{path} holds a document in each row"
-    if len(data) > MAX_BYTES:
-        raise _too_large()
-    document = reader(path, data)
-    if not document.text.strip():
-        raise Unreadable(NO_TEXT, hint="a scanned file needs its text recognised first")
-    check_length(len(document.text))
+    try:
+        if len(data) > MAX_BYTES:
+            raise _too_large()
+        document = reader(path, data)
+        if not document.text.strip():
+            raise Unreadable(NO_TEXT, hint="a scanned file needs its text recognised first")
+        check_length(len(document.text))
+    except Unreadable as error:
+        error.digest = hashlib.sha256(data).hexdigest()
+        raise
     title = " ".join(whole_characters(document.title[: 4 * LONGEST_TITLE]).split())[:LONGEST_TITLE]
     return replace(document, title=title or whole_characters(_title_of(path)))
-
-
-def read_rows(path: Path) -> Iterator[Document]:
-    """Read a JSON-lines file in BEIR's form, `{"_id", "title", "text"}`, row by row; title and text become one text.
-
-    Raises:
-        OutOfReach: The file may not be read, or its disk doesn't answer.
-        Unreadable: It is no regular file.
-        DataError: A row is broken or too long, has no id or no text, or an id comes twice; names file and line.
-    """
-    try:
-        _open_regular(path).close()
-    except OSError as error:
-        raise unreadable(error) from None
-    ids: set[str] = set()
-    for row in _rows(path):
-        row_id = _id(row.values.get("_id"), row.place)
-        if row_id in ids:
-            raise DataError(f"{row.place}: the id {row_id!r} occurs twice", hint="keep one row per id")
-        ids.add(row_id)
-        title = row.text("title") if row.values.get("title") is not None else ""
-        text = f"{title} {row.text('text')}".strip()
-        try:
-            check_length(len(text))
-        except Unreadable as error:
-            raise DataError(f"{row.place}: {error.reason}", hint=error.hint) from None
-        yield Document(id=row_id, title=title, text=text)
-
-
-def _rows(path: Path) -> Iterator[sources.Row]:
-    try:
-        yield from sources.read_rows(path)
-    except DataError as error:
-        if isinstance(error.__cause__, OSError):
-            raise unreadable(error.__cause__) from None
-        raise
-
-
-def _id(value: Any, place: str) -> str:
-    if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
-        raise DataError(
-            f"{place}: `_id` must be a string or a whole number, got {value!r}", hint="give every row an id"
-        )
-    return str(value)
 
 
 def _title_of(path: Path) -> str:
@@ -199,7 +156,13 @@ def unreadable(error: OSError) -> Unreadable:
     return OutOfReach(REFUSED.get(number) or str(error.strerror or error).lower(), hint=hint)
 
 
-def _open_regular(path: Path) -> BufferedReader:
+def open_regular(path: Path) -> BufferedReader:
+    """Open a file, and nothing that only looks like one; never waits for a pipe.
+
+    Raises:
+        Unreadable: It is no regular file.
+        OSError: The system doesn't give it.
+    """
     # Opened first and looked at then: between a look and an opening a path can become a pipe, where opening waits.
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:

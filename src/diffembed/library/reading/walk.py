@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diffembed.errors import DataError
-from diffembed.library.paths import Roots, ancestors
+from diffembed.library.paths import Roots, absolute, ancestors
 from diffembed.library.reading.read import kind_of, unreadable
 
 NEVER_ENTERED = frozenset(("__pycache__", "node_modules"))
@@ -73,10 +73,10 @@ def find_files(paths: Sequence[Path], *, leave_out: Path | None = None) -> Found
         NoSuchPath: A path isn't there; nothing was listed then.
         DataError: A path can't be looked at; likewise.
     """
-    roots = dict.fromkeys(os.path.abspath(path) for path in paths)
+    roots = dict.fromkeys(map(absolute, paths))
     for root in roots:
         _check(root)
-    search = _Search(None if leave_out is None else os.path.abspath(leave_out))
+    search = _Search(None if leave_out is None else absolute(leave_out))
     folders = []
     for root in roots:
         if search.is_left_out(root):

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 MOST_UNPACKED_BYTES = 128_000_000
 """Of the parts that are read, together; those of a novel take a few million."""
+MOST_MARKS = 4_000_000
+"""Of `<` and `=` in them: a tag or an attribute takes a hundred bytes and more of memory. Those of a novel are some
+hundred thousand."""
 NEEDED = ("/officeDocument", "/styles", "/core-properties")
 """How the types of relationships end that are followed. Pictures, comments and fonts hold no text of the document, and
 a file that Word opens can point to parts that aren't there."""
@@ -43,6 +46,7 @@ def read(path: Path, data: bytes) -> Document:
     """
     try:
         import docx
+        from docx.opc.constants import RELATIONSHIP_TYPE
     except ImportError:
         raise MissingParser from None
     with refusing(".docx"):
@@ -54,10 +58,14 @@ def read(path: Path, data: bytes) -> Document:
                 headings.append((length, text))
             texts.append(text)
             length += len(text) + len(BETWEEN_BLOCKS)
-        title = document.core_properties.title or (headings[0][1] if headings else "")
+        package = document.part.package
+        assert package is not None
+        # Asked for properties that aren't there, python-docx makes some up, a title among them.
+        has_properties = any(each.reltype == RELATIONSHIP_TYPE.CORE_PROPERTIES for each in package.rels.values())
+        title = document.core_properties.title if has_properties else ""
     return Document(
         id=str(path),
-        title=title,
+        title=title or (headings[0][1] if headings else ""),
         text=BETWEEN_BLOCKS.join(texts),
         headings=tuple(start for start, _ in headings),
     )
@@ -68,7 +76,7 @@ def _needed_parts(data: bytes) -> bytes:
     from docx.oxml import parse_xml
     from lxml.etree import tostring
 
-    room = MOST_UNPACKED_BYTES
+    room, marks = MOST_UNPACKED_BYTES, 0
     packed = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(data)) as source, zipfile.ZipFile(packed, "w") as target:
         for name in sorted(set(source.namelist())):
@@ -83,6 +91,9 @@ def _needed_parts(data: bytes) -> bytes:
                     room -= len(piece)
                     if room < 0:
                         raise Unreadable(f"unpacks to over {MOST_UNPACKED_BYTES // 1_000_000} MB")
+                    marks += piece.count(b"<") + piece.count(b"=")
+                    if marks > MOST_MARKS:
+                        raise Unreadable(f"over {MOST_MARKS // 1_000_000} million tags and attributes")
             if name.endswith(".rels"):
                 relationships = parse_xml(bytes(part))
                 for each in list(relationships):
@@ -96,15 +107,14 @@ def _needed_parts(data: bytes) -> bytes:
 def _heading_styles(document: "WordDocument") -> set[str]:
     """Ids of the styles that are made from a heading's or a title's, at any remove."""
     styles = {style.style_id: (style.name or "", style.element.basedOn_val) for style in document.styles}
-    found = {style for style, (name, _) in styles.items() if HEADING.fullmatch(name)}
+    is_heading = {style: True for style, (name, _) in styles.items() if HEADING.fullmatch(name)}
     for style in styles:
-        seen: list[str] = []
-        while style in styles and style not in found and style not in seen:
-            seen.append(style)
+        chain: dict[str, None] = {}
+        while style in styles and style not in is_heading and style not in chain:
+            chain[style] = None
             style = styles[style][1]
-        if style in found:
-            found.update(seen)
-    return found
+        is_heading.update(dict.fromkeys(chain, is_heading.get(style, False)))
+    return {style for style, is_one in is_heading.items() if is_one}
 
 
 def _style(paragraph: "_Element") -> str | None:
