@@ -1,42 +1,50 @@
-"""Backbones on disk: model.safetensors + config.json, readable by Hugging Face's stock classes."""
+"""Backbones on disk: safetensors and config.json of any family, written for Hugging Face's stock classes."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from diffembed.backbone.config import BackboneConfig, Direction
-from diffembed.backbone.families import from_hugging_face, to_hugging_face
+from diffembed.backbone.config_files import from_hugging_face, to_hugging_face
+from diffembed.backbone.families import Family
+from diffembed.backbone.names import HEAD, find_prefix, to_theirs
 from diffembed.backbone.transformer import Backbone
+from diffembed.backbone.weight_files import MISFIT_HINT, WEIGHTS_FILE, weights_of
 from diffembed.errors import CheckpointError
 from diffembed.files import replacing, write_whole
 
-CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
-# Weights that other exporters write and that we derive or share: the tied head.
-SPARE_WEIGHTS = frozenset({"lm_head.weight"})
+CONFIG_FILE = "config.json"
 # Kinds of weights, as safetensors spells them. Others would need a scale that we know nothing of.
 FLOATS = ("F32", "BF16", "F16", "F64")
-MISFIT_HINT = "config.json and the weights must come from the same model"
+# Kept as they are in memory; anything else becomes fp32.
+KEPT_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+# Tables that older files hold and that follow from the configuration.
+DERIVED_SUFFIX = ".rotary_emb.inv_freq"
 
 
 def save_backbone(
     backbone: Backbone, folder: Path | str, *, pad_id: int | None = None, eos_id: int | None = None
 ) -> None:
-    """Write weights (fp32) and configuration; the configuration comes last, so a half-written folder cannot be loaded.
+    """Write weights and configuration; the configuration comes last, so a half-written folder cannot be loaded.
 
     Args:
-        backbone: What to save, of any dtype.
+        backbone: What to save, in its own dtype.
         folder: Made if missing; files in it are replaced.
         pad_id: For config.json.
         eos_id: For config.json.
+
+    Raises:
+        CheckpointError: No stock class computes what it computes.
     """
     folder = Path(folder)
-    config = to_hugging_face(backbone.config, pad_id=pad_id, eos_id=eos_id)
+    dtype = str(backbone.embed_tokens.weight.dtype).removeprefix("torch.")
+    config = {**to_hugging_face(backbone.config, pad_id=pad_id, eos_id=eos_id), "dtype": dtype}
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {name: p.detach().to("cpu", torch.float32).contiguous() for name, p in backbone.state_dict().items()}
+    tensors = {name: p.detach().to("cpu").contiguous() for name, p in backbone.state_dict().items()}
     with replacing(folder / WEIGHTS_FILE) as temporary:
         save_file(tensors, temporary, metadata={"format": "pt"})
     write_whole(folder / CONFIG_FILE, json.dumps(config, indent=2) + "\n")
@@ -45,26 +53,34 @@ def save_backbone(
 def load_backbone(
     folder: Path | str,
     *,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | None = torch.float32,
     device: torch.device | str = "cpu",
     direction: Direction | None = None,
+    with_head: bool = False,
 ) -> Backbone:
-    """Read a backbone from a folder of safetensors and JSON.
+    """Read a backbone of any family from a folder of safetensors and JSON.
 
     Args:
-        folder: Holds config.json and model.safetensors.
-        dtype: Of the weights in memory.
+        folder: Holds config.json and model.safetensors, or an index and the files that it names.
+        dtype: Of the weights in memory; None: as they are stored.
         device: Where they go.
         direction: Overrules the folder's own.
+        with_head: Read a vocabulary head of its own too. It takes as much space as the embedding table, and vectors
+            don't need it. A tied head is there always.
 
     Raises:
         CheckpointError: A file is missing, damaged or foreign, or weights and configuration do not fit each other.
     """
     folder = Path(folder)
     family, config = from_hugging_face(read_config(folder), direction)
-    tensors = _read_weights(folder / WEIGHTS_FILE, config, family.weight_prefixes)
+    if config.head == "own" and not with_head:
+        config = replace(config, head="none")
+    tensors = _read_weights(folder, config, family)
+    if dtype is None:
+        stored = {tensor.dtype for tensor in tensors.values()}
+        dtype = stored.pop() if len(stored) == 1 and stored <= set(KEPT_DTYPES) else torch.float32
     backbone = Backbone.from_weights(config, {name: t.to(device=device, dtype=dtype) for name, t in tensors.items()})
-    return backbone.to(device).eval()
+    return backbone.eval()
 
 
 def read_config(folder: Path) -> dict:
@@ -105,42 +121,27 @@ def parameter_shapes(config: BackboneConfig, path: Path, num_weights: int) -> di
         return {name: tuple(p.shape) for name, p in Backbone(config).named_parameters()}
 
 
-def _read_weights(path: Path, config: BackboneConfig, prefixes: tuple[str, ...]) -> dict[str, Tensor]:
+def _read_weights(folder: Path, config: BackboneConfig, family: Family) -> dict[str, Tensor]:
     """The wanted tensors, checked for name, shape and kind before any is kept."""
-    if not path.is_file():
-        raise CheckpointError(f"{path.parent} has no {path.name}", hint="only safetensors weights are read, no pickle")
-    try:
-        with safe_open(path, framework="pt") as file:
-            names = set(file.keys())
-            wanted = parameter_shapes(config, path, len(names))
-            prefix = next((p for p in prefixes if all(p + name in names for name in wanted)), None)
-            if prefix is None:
-                missing = sorted(name for name in wanted if prefixes[0] + name not in names)
-                raise CheckpointError(
-                    f"{path} lacks {len(missing)} of {len(wanted)} weights, for one {missing[0]}",
-                    hint=MISFIT_HINT,
-                )
-            extra = sorted(names - {prefix + name for name in wanted} - SPARE_WEIGHTS)
-            if extra:
-                raise CheckpointError(
-                    f"{path} holds {len(extra)} weights that config.json has no place for, {extra[0]} among them",
-                    hint=MISFIT_HINT,
-                )
-            for name, shape in wanted.items():
-                header = file.get_slice(prefix + name)
-                found = tuple(header.get_shape())
-                if found != shape:
-                    raise CheckpointError(
-                        f"{path}: {name} has shape {found}, config.json asks for {shape}",
-                        hint=MISFIT_HINT,
-                    )
-                if header.get_dtype() not in FLOATS:
-                    raise CheckpointError(
-                        f"{path}: {name} is of kind {header.get_dtype()}", hint=f"supported: {', '.join(FLOATS)}"
-                    )
-            return {name: file.get_tensor(prefix + name) for name in wanted}
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(
-            f"{path} is not a readable safetensors file: {error}",
-            hint="it may be cut short; copy it again",
-        ) from None
+    with weights_of(folder) as weights:
+        wanted = parameter_shapes(config, weights.path, len(weights.names))
+        prefix = find_prefix(wanted, weights.names, family)
+        if prefix is None:
+            first = family.prefixes[0]
+            missing = sorted(name for name in wanted if to_theirs(name, family, first) not in weights.names)
+            raise CheckpointError(
+                f"{weights.path} lacks {len(missing)} of {len(wanted)} weights, for one {missing[0]}", hint=MISFIT_HINT
+            )
+        theirs = {name: to_theirs(name, family, prefix) for name in wanted}
+        spare = {HEAD, to_theirs(HEAD, family, prefix)}  # a tied head written out, or one that nobody asked for
+        extra = sorted(
+            name for name in weights.names - set(theirs.values()) - spare if not name.endswith(DERIVED_SUFFIX)
+        )
+        if extra:
+            raise CheckpointError(
+                f"{weights.path} holds {len(extra)} weights that config.json has no place for, {extra[0]} among them",
+                hint=MISFIT_HINT,
+            )
+        for name, shape in wanted.items():
+            weights.check(theirs[name], shape, FLOATS)
+        return {name: weights.read(theirs[name]) for name in wanted}

@@ -4,6 +4,7 @@ The file has a name of its own, so that no other library takes the integers for 
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -11,9 +12,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from diffembed.backbone.checkpoint import CONFIG_FILE, MISFIT_HINT, parameter_shapes, read_config
-from diffembed.backbone.families import from_hugging_face, to_hugging_face
+from diffembed.backbone.checkpoint import CONFIG_FILE, parameter_shapes, read_config
+from diffembed.backbone.config_files import from_hugging_face, to_hugging_face
+from diffembed.backbone.names import HEAD
 from diffembed.backbone.transformer import Backbone
+from diffembed.backbone.weight_files import MISFIT_HINT
 from diffembed.errors import CheckpointError
 
 COMPACT_FILE = "model.int8.safetensors"
@@ -60,9 +63,10 @@ def unpack_weights(packed: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def save_compact(backbone: Backbone, folder: Path, *, pad_id: int | None = None, eos_id: int | None = None) -> None:
-    """Write config.json and the packed weights into an existing folder."""
+    """Write config.json and the packed weights, without a vocabulary head, into an existing folder."""
     config = to_hugging_face(backbone.config, pad_id=pad_id, eos_id=eos_id)
-    save_file(pack_weights(dict(backbone.named_parameters())), folder / COMPACT_FILE, metadata={"format": "pt"})
+    weights = {name: weight for name, weight in backbone.named_parameters() if name != HEAD}
+    save_file(pack_weights(weights), folder / COMPACT_FILE, metadata={"format": "pt"})
     (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
@@ -74,6 +78,8 @@ def load_compact(folder: Path) -> Backbone:
     """
     path = folder / COMPACT_FILE
     _, config = from_hugging_face(read_config(folder))
+    if config.head == "own":  # which is not kept here
+        config = replace(config, head="none")
     try:
         weights = unpack_weights(load_file(path))
     except (SafetensorError, OSError) as error:

@@ -4,10 +4,13 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from diffembed.backbone.rotary import RopeScaling
 from diffembed.errors import ConfigError
 
 Direction = Literal["both", "forward", "backward"]
 DIRECTIONS: tuple[Direction, ...] = ("both", "forward", "backward")
+Head = Literal["tied", "own", "none"]
+HEADS: tuple[Head, ...] = ("tied", "own", "none")
 
 _COUNTS = ("vocab_size", "width", "num_layers", "num_heads", "num_kv_heads", "head_width", "mlp_width", "max_positions")
 # Far above any model, and the product of three of them still fits 64 bits; rotary tables of so many rows fit memory.
@@ -17,7 +20,11 @@ _HINT = "mend the recipe, or the config.json that the shape comes from"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BackboneConfig:
-    """A Qwen3-shaped transformer: RMSNorm, rotary positions, grouped queries with qk-norm, gated MLP."""
+    """A transformer with RMSNorm, rotary positions, grouped queries and a gated MLP.
+
+    The defaults make it Qwen3's shape, which is that of our own models. The other fields cover Qwen2 and Dream (biases,
+    no qk-norm), Llama, LLaDA and Mistral (neither).
+    """
 
     vocab_size: int
     """Rows of the embedding table, special tokens included."""
@@ -34,7 +41,16 @@ class BackboneConfig:
     """Longest sequence, in tokens, that the rotary tables are built for."""
     rope_theta: float = 10_000.0
     """Base of the rotary frequencies (RoFormer, arXiv:2104.09864)."""
+    rope_scaling: RopeScaling | None = None
     norm_eps: float = 1e-6
+    qk_norm: bool = True
+    """RMSNorm on each head's queries and keys."""
+    qkv_bias: bool = False
+    """Biases in the projections to queries, keys and values."""
+    head: Head = "tied"
+    """The vocabulary head: the embedding table once more, weights of its own, or none (vectors don't need it)."""
+    logit_shift: bool = False
+    """Position i is predicted from the state at i - 1, as in the autoregressive model that Dream grew out of."""
     direction: Direction = "both"
     """Where a token may look: both ways, only back in time (forward, causal) or only ahead (backward)."""
 
@@ -53,5 +69,8 @@ class BackboneConfig:
             raise ConfigError(
                 f"norm_eps and rope_theta must be positive, got {self.norm_eps} and {self.rope_theta}", hint=_HINT
             )
-        if self.direction not in DIRECTIONS:
-            raise ConfigError(f"direction is {self.direction!r}", hint=f"allowed: {', '.join(DIRECTIONS)}")
+        for name, allowed in {"direction": DIRECTIONS, "head": HEADS}.items():
+            if getattr(self, name) not in allowed:
+                raise ConfigError(f"{name} is {getattr(self, name)!r}", hint=f"allowed: {', '.join(allowed)}")
+        if self.rope_scaling is not None and self.rope_scaling.kind == "yarn" and self.rope_theta <= 1:
+            raise ConfigError(f"YaRN needs a rope_theta over 1, got {self.rope_theta}", hint=_HINT)

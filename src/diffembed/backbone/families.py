@@ -1,31 +1,16 @@
-"""What each family of checkpoints calls things. The only place that knows Hugging Face's configuration keys."""
+"""What each family of checkpoints calls things and takes for granted: a row of facts for each, and no code of its own.
 
-from dataclasses import dataclass
+A family without an entry cannot be read. `config_files` turns a row into a configuration, `names` into weight names.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-from diffembed.backbone.config import BackboneConfig, Direction
-from diffembed.errors import CheckpointError, ConfigError
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Family:
-    """Facts that a family of checkpoints shares."""
-
-    model_type: str
-    """`model_type` in config.json."""
-    architecture: str
-    """Class that Hugging Face builds for the hidden states."""
-    direction: Direction
-    """Where its attention looks when the configuration does not say."""
-    weight_prefixes: tuple[str, ...]
-    """What stands before our weight names in its files."""
-
-
-QWEN3 = Family(model_type="qwen3", architecture="Qwen3Model", direction="forward", weight_prefixes=("", "model."))
-FAMILIES = {family.model_type: family for family in (QWEN3,)}
+from diffembed.backbone.config import Direction
 
 # Our field -> Hugging Face's key.
-KEYS = {
+KEYS: Mapping[str, str] = {
     "vocab_size": "vocab_size",
     "width": "hidden_size",
     "num_layers": "num_hidden_layers",
@@ -36,112 +21,171 @@ KEYS = {
     "max_positions": "max_position_embeddings",
     "norm_eps": "rms_norm_eps",
 }
+LLADA_KEYS: Mapping[str, str] = {
+    "vocab_size": "embedding_size",  # its vocab_size may be smaller than the table
+    "width": "d_model",
+    "num_layers": "n_layers",
+    "num_heads": "n_heads",
+    "num_kv_heads": "n_kv_heads",
+    "head_width": "head_dim",
+    "mlp_width": "mlp_hidden_size",
+    "max_positions": "max_sequence_length",
+    "norm_eps": "rms_norm_eps",
+}
 
-
-# What we compute, whatever else these keys may ask for. An untied head (`tie_word_embeddings`) plays no part here.
-SUPPORTED = {
-    "hidden_act": "silu",
-    "attention_bias": False,
-    "rope_scaling": None,
-    "use_sliding_window": False,
+# What we compute, whatever else these keys may ask for.
+PLAIN: Mapping[str, Any] = {"hidden_act": "silu", "quantization_config": None}
+NO_BIAS: Mapping[str, Any] = {**PLAIN, "attention_bias": False}
+LLADA_PLAIN: Mapping[str, Any] = {
+    "activation_type": "silu",
+    "alibi": False,
+    "attention_layer_norm": False,
+    "bias_for_layer_norm": False,
+    "block_group_size": 1,
+    "block_type": "llama",
+    "include_bias": False,
+    "include_qkv_bias": False,
+    "input_emb_norm": False,
+    "layer_norm_type": "rms",
+    "layer_norm_with_affine": True,
+    "multi_query_attention": None,
     "quantization_config": None,
+    "rope": True,
+    "scale_logits": False,
+}
+
+# Our part of a weight's name -> LLaDA's (OLMo's); `layers` and the parts of a layer are among them.
+LLADA_NAMES: Mapping[str, str] = {
+    "embed_tokens": "wte",
+    "layers": "blocks",
+    "norm": "ln_f",
+    "lm_head": "ff_out",
+    "input_layernorm": "attn_norm",
+    "self_attn.q_proj": "q_proj",
+    "self_attn.k_proj": "k_proj",
+    "self_attn.v_proj": "v_proj",
+    "self_attn.o_proj": "attn_out",
+    "post_attention_layernorm": "ff_norm",
+    "mlp.gate_proj": "ff_proj",
+    "mlp.up_proj": "up_proj",
+    "mlp.down_proj": "ff_out",
 }
 
 
-def to_hugging_face(config: BackboneConfig, *, pad_id: int | None = None, eos_id: int | None = None) -> dict[str, Any]:
-    """Write a configuration as the config.json of a stock Qwen3 model.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Family:
+    """Facts that a family of checkpoints shares."""
 
-    transformers 5 reads `is_causal`, TEI `use_bidirectional_attention`; a top-level `rope_theta` is for TEI and older
-    releases. There is no key for looking only ahead: such a model cannot be written.
-
-    Raises:
-        CheckpointError: The direction is backward.
-    """
-    if config.direction == "backward":
-        raise CheckpointError(
-            "a model that looks only ahead cannot be written: no other library can read its direction",
-            hint="save with direction both or forward",
-        )
-    return {
-        "architectures": [QWEN3.architecture],
-        "model_type": QWEN3.model_type,
-        **{theirs: getattr(config, ours) for ours, theirs in KEYS.items()},
-        "rope_theta": config.rope_theta,
-        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
-        "hidden_act": "silu",
-        "attention_bias": False,
-        "attention_dropout": 0.0,
-        "tie_word_embeddings": True,
-        "use_sliding_window": False,
-        "use_cache": False,
-        "is_causal": config.direction == "forward",
-        "use_bidirectional_attention": config.direction == "both",
-        "pad_token_id": pad_id,
-        "eos_token_id": eos_id,
-        "dtype": "float32",
-    }
+    name: str
+    title: str
+    """What people call it."""
+    model_types: tuple[str, ...]
+    """`model_type` in config.json."""
+    direction: Direction
+    """Where its attention looks when the configuration does not say."""
+    qk_norm: bool = False
+    qkv_bias: bool = False
+    logit_shift: bool = False
+    mask_token: str | None = None
+    """What stands for a hidden token where the family was trained by diffusion."""
+    trained_tokens: int | None = None
+    """Longest sequence of the training, where config.json promises more."""
+    keys: Mapping[str, str] = field(default_factory=lambda: KEYS)
+    """Our field -> its key in config.json."""
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    """Values of keys that its files leave out."""
+    supported: Mapping[str, Any] = field(default_factory=lambda: NO_BIAS)
+    """Keys with the one value that we compute; absent keys have it."""
+    tie_key: str = "tie_word_embeddings"
+    names: Mapping[str, str] = field(default_factory=dict)
+    """Our part of a weight's name -> its."""
+    prefixes: tuple[str, ...] = ("", "model.")
+    """What may stand before its weight names; the head has none."""
 
 
-def from_hugging_face(data: dict[str, Any], direction: Direction | None = None) -> tuple[Family, BackboneConfig]:
-    """Read a config.json.
+QWEN3 = Family(name="qwen3", title="Qwen3", model_types=("qwen3",), direction="forward", qk_norm=True)
+QWEN2 = Family(
+    name="qwen2", title="Qwen2, Qwen2.5", model_types=("qwen2",), direction="forward", qkv_bias=True, supported=PLAIN
+)
+LLAMA = Family(
+    name="llama",
+    title="Llama 3, DiffuLLaMA",
+    model_types=("llama",),
+    direction="forward",
+    supported={**NO_BIAS, "mlp_bias": False, "pretraining_tp": 1},
+)
+MISTRAL = Family(name="mistral", title="Mistral", model_types=("mistral",), direction="forward", supported=PLAIN)
+DREAM = Family(
+    name="dream",
+    title="Dream, Dream-Coder, DiffuCoder",
+    model_types=("Dream",),
+    direction="both",
+    qkv_bias=True,
+    logit_shift=True,
+    mask_token="<|mask|>",
+    trained_tokens=2_048,  # the README; config.json says 131,072, which is Qwen2.5's
+    supported={**PLAIN, "use_mrope": False},
+)
+LLADA = Family(
+    name="llada",
+    title="LLaDA, LLaDA-1.5",
+    model_types=("llada",),
+    direction="both",
+    mask_token="<|mdm_mask|>",
+    keys=LLADA_KEYS,
+    supported=LLADA_PLAIN,
+    tie_key="weight_tying",
+    names=LLADA_NAMES,
+    prefixes=("model.transformer.", "transformer."),
+)
+PPLX = Family(
+    name="pplx",
+    title="pplx-embed",
+    model_types=("bidirectional_pplx_qwen3",),
+    direction="both",
+    qk_norm=True,
+    logit_shift=True,  # kept from the autoregressive parent; the published embedders have no head to use it with
+)
+# dllm's conversions of autoregressive models (its `pipelines/a2d`): no shift, a mask token added to the tokenizer.
+A2D_QWEN3 = Family(
+    name="a2d-qwen3",
+    title="Qwen3 diffusion (dllm)",
+    model_types=("a2d-qwen3",),
+    direction="both",
+    qk_norm=True,
+    mask_token="<|mask|>",
+    trained_tokens=1_024,
+)
+A2D_QWEN2 = Family(
+    name="a2d-qwen2",
+    title="Qwen2.5 diffusion (dllm)",
+    model_types=("a2d-qwen2",),
+    direction="both",
+    qkv_bias=True,
+    mask_token="<|mask|>",
+    trained_tokens=1_024,
+    supported=PLAIN,
+)
+A2D_LLAMA = Family(
+    name="a2d-llama",
+    title="Llama diffusion (dllm)",
+    model_types=("a2d-llama",),
+    direction="both",
+    mask_token="<|mask|>",
+    trained_tokens=1_024,
+    supported=LLAMA.supported,
+)
 
-    Args:
-        data: Its content.
-        direction: Overrules what the file says.
-
-    Raises:
-        CheckpointError: The family is unknown, a key is missing, or the file asks for something we do not compute.
-    """
-    model_type = data.get("model_type")
-    family = FAMILIES.get(model_type) if isinstance(model_type, str) else None
-    if family is None:
-        raise CheckpointError(
-            f"config.json has model_type {model_type!r}", hint=f"known families: {', '.join(FAMILIES)}"
-        )
-    missing = [theirs for theirs in KEYS.values() if theirs not in data]
-    if missing:
-        raise CheckpointError(f"config.json lacks {', '.join(missing)}", hint="restore the file")
-    _refuse(data, SUPPORTED)
-    rope = data.get("rope_parameters")
-    rope = {} if rope is None else rope
-    if not isinstance(rope, dict):
-        raise CheckpointError(f"config.json has rope_parameters = {rope!r}", hint="they must be an object")
-    if rope.get("rope_type", "default") != "default":
-        raise CheckpointError(f"config.json has rope_type {rope['rope_type']!r}", hint="only `default` is supported")
-    theta = rope.get("rope_theta", data.get("rope_theta"))
-    if theta is None:
-        raise CheckpointError("config.json lacks rope_theta", hint="restore the file")
-    values = {ours: data[theirs] for ours, theirs in KEYS.items()}
-    wrong = [f"{KEYS[k]} = {v!r}" for k, v in values.items() if isinstance(v, bool) or not isinstance(v, int | float)]
-    if wrong or isinstance(theta, bool) or not isinstance(theta, int | float):
-        raise CheckpointError(
-            f"config.json holds no number: {', '.join(wrong) or f'rope_theta = {theta!r}'}", hint="restore the file"
-        )
-    fractions = [KEYS[k] for k, v in values.items() if k != "norm_eps" and not isinstance(v, int)]
-    if fractions:
-        raise CheckpointError(
-            f"config.json holds a fraction where a count belongs: {', '.join(fractions)}", hint="restore the file"
-        )
-    found = direction or _direction(data, family)
-    try:
-        values["norm_eps"], theta = float(values["norm_eps"]), float(theta)
-        return family, BackboneConfig(**values, rope_theta=theta, direction=found)
-    except OverflowError:  # an integer that is no float
-        raise CheckpointError("config.json has a number beyond all reason", hint="restore the file") from None
-    except ConfigError as error:
-        raise CheckpointError(f"config.json cannot be used: {error.message}", hint="restore the file") from None
-
-
-def _direction(data: dict[str, Any], family: Family) -> Direction:
-    for key in ("is_causal", "use_bidirectional_attention"):
-        if not isinstance(data.get(key), bool | None):
-            raise CheckpointError(f"config.json has {key} = {data[key]!r}", hint="allowed: true, false, null")
-    if data.get("use_bidirectional_attention") or data.get("is_causal") is False:
-        return "both"
-    return "forward" if data.get("is_causal") else family.direction
-
-
-def _refuse(data: dict[str, Any], supported: dict[str, Any]) -> None:
-    for key, value in supported.items():
-        if data.get(key, value) != value:
-            raise CheckpointError(f"config.json has {key} = {data[key]!r}", hint=f"only {value!r} is supported")
+FAMILIES: tuple[Family, ...] = (
+    DREAM,
+    LLADA,
+    PPLX,
+    A2D_QWEN3,
+    A2D_QWEN2,
+    A2D_LLAMA,
+    QWEN3,
+    QWEN2,
+    LLAMA,
+    MISTRAL,
+)
+BY_MODEL_TYPE = {model_type: family for family in FAMILIES for model_type in family.model_types}

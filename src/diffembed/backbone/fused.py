@@ -13,13 +13,13 @@ L length.
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diffembed.backbone.layers import Layer, rotary_tables
+from diffembed.backbone.layers import Attention, Layer, rotary_tables
 from diffembed.backbone.packed import PackedBatch
 from diffembed.backbone.tiles import Tile, Tiling, exact_tiles, padded_tiles, rounded_length, rounded_rows
 from diffembed.backbone.transformer import Backbone
@@ -31,9 +31,15 @@ EXP2_SAFE_BOUND = 100.0
 
 
 class _Workspace:
-    """Buffers by name for one batch: the layers share them, so the memory they touch stays in cache."""
+    """Buffers by name for one batch: the layers share them, so the memory they touch stays in cache.
 
-    def __init__(self, like: Tensor) -> None:
+    Args:
+        like: Of the dtype and on the device that they shall have.
+        rotary: Cosine and sine of each position.
+    """
+
+    def __init__(self, like: Tensor, rotary: tuple[Tensor, Tensor]) -> None:
+        self.rotary = rotary
         self._like = like
         self._buffers: dict[str, Tensor] = {}
 
@@ -52,11 +58,14 @@ class FusedLayer:
 
     qkv: Tensor
     """(D, G * (R + 2) * K): for each key head its R query heads, then the key, then the value."""
+    qkv_bias: Tensor | None
+    """(G * (R + 2) * K,), in the same order."""
     o: Tensor
     gate_up: Tensor
     down: Tensor
-    gains_RK: Tensor
-    """(R + 1, K): learned weights of qk-norm, the softmax scale within those of the queries."""
+    gains_RK: Tensor | None
+    """(R + 1, K): learned weights of qk-norm, the softmax scale within those of the queries. Without qk-norm the scale
+    is in the weights of the queries."""
     score_bound: float
     """No score can be larger: qk-norm leaves every query and key at most this long."""
 
@@ -77,13 +86,12 @@ class FusedBackbone:
         self.config = backbone.config
         self.dtype = dtype or table.dtype
         self.device = torch.device(device) if device is not None else table.device
-        self._has_whole_scores = self.device.type == "cpu" and self.config.direction == "both"
+        # Without qk-norm scores may be large, and bf16 has too few digits for them outside torch's kernel.
+        self._has_whole_scores = self.device.type == "cpu" and self.config.direction == "both" and self.config.qk_norm
         self._table = self._copy(table)
         self._layers = [self._fuse(layer) for layer in backbone.layers]  # type: ignore[arg-type]
         self._final_gain = backbone.norm.weight.detach().to(self.device, torch.float32, copy=True)
-        # Tiles are rounded up, perhaps past the last position; the rows there are padding.
-        cos, sin = rotary_tables(replace(backbone.config, max_positions=rounded_length(backbone.config.max_positions)))
-        self._cos, self._sin = self._copy(cos), self._copy(sin)
+        self._rotary: tuple[Tensor, Tensor] = (table.new_empty(0), table.new_empty(0))
 
     @property
     def is_batch_exact(self) -> bool:
@@ -107,8 +115,8 @@ class FusedBackbone:
             raise ValueError(f"a sequence of {longest} tokens exceeds max_positions = {self.config.max_positions}")
         is_whole = self._has_whole_scores and longest <= WHOLE_SCORES_MAX_LENGTH
         tiling = padded_tiles(batch) if is_whole and self.dtype == torch.bfloat16 else exact_tiles(batch)
-        workspace = _Workspace(self._table)
-        # Without biases a row of zeros stays zero in every layer, so padding needs no care below.
+        # Tiles are rounded up, perhaps past the last position; the rows there are padding.
+        workspace = _Workspace(self._table, self._rotary_up_to(rounded_length(longest)))
         x_TD = torch.zeros(rounded_rows(batch.num_tokens + 1), self.config.width, device=self.device)
         x_TD[: batch.num_tokens] = F.embedding(batch.ids_T, self._table)
         for layer in self._layers:
@@ -123,8 +131,12 @@ class FusedBackbone:
         config = self.config
         heads = (config.num_kv_heads, config.num_heads // config.num_kv_heads + 2, config.head_width)
         qkv_T = self._product("wide", self._normed(x_TD, workspace), layer.qkv, workspace)
-        qk_TGRK = qkv_T.view(-1, *heads)[:, :, :-1]
-        qk_TGRK.mul_(_inverse_rms(qk_TGRK, config.norm_eps).to(self.dtype)).mul_(layer.gains_RK)
+        num_tokens = len(tiling.targets_T)
+        if layer.qkv_bias is not None:  # padding must stay zero: tiles take their keys and values from there
+            qkv_T[:num_tokens].add_(layer.qkv_bias)
+        if layer.gains_RK is not None:
+            qk_TGRK = qkv_T.view(-1, *heads)[:, :, :-1]
+            qk_TGRK.mul_(_inverse_rms(qk_TGRK, config.norm_eps).to(self.dtype)).mul_(layer.gains_RK)
 
         qkv_N = workspace.take("tiles", len(tiling.sources_N), qkv_T.shape[1])
         torch.index_select(qkv_T, 0, tiling.sources_N, out=qkv_N)
@@ -139,7 +151,6 @@ class FusedBackbone:
             else:
                 out_BGRLK.copy_(self._fused_attention(heads_BGRLK))
         out_T = workspace.take("narrow", len(x_TD), out_N.shape[1])
-        num_tokens = len(tiling.targets_T)
         torch.index_select(out_N, 0, tiling.targets_T, out=out_T[:num_tokens])
         out_T[num_tokens:].zero_()
         self._add_product(x_TD, out_T, layer.o, workspace)
@@ -165,7 +176,7 @@ class FusedBackbone:
     def _rotated(self, source_BGRLK: Tensor, workspace: _Workspace) -> Tensor:
         """Queries and keys turned by their positions' angles, and the values as they are: (B, G, R + 2, L, K)."""
         target_BGRLK = workspace.take("heads", *source_BGRLK.shape)
-        cos, sin = self._cos[: source_BGRLK.shape[3]], self._sin[: source_BGRLK.shape[3]]
+        cos, sin = (table[: source_BGRLK.shape[3]] for table in workspace.rotary)
         first, second = source_BGRLK[:, :, :-1].chunk(2, dim=-1)
         to_first, to_second = target_BGRLK[:, :, :-1].chunk(2, dim=-1)
         torch.mul(first, cos, out=to_first).addcmul_(second, sin, value=-1)
@@ -194,26 +205,48 @@ class FusedBackbone:
         else:
             x_TD.add_(self._product("normed", y, weight, workspace))
 
+    def _rotary_up_to(self, length: int) -> tuple[Tensor, Tensor]:
+        """Cosine and sine of so many positions at least; grown when a longer sequence comes."""
+        tables = self._rotary
+        if len(tables[0]) < length:
+            # Made in full, then put in place: threads share an engine.
+            cos, sin = rotary_tables(self.config, 1 << (length - 1).bit_length())
+            tables = self._rotary = (self._copy(cos), self._copy(sin))
+        return tables
+
     def _fuse(self, layer: Layer) -> FusedLayer:
         config, attention, mlp = self.config, layer.self_attn, layer.mlp
-        heads = (config.num_kv_heads, -1, config.head_width, config.width)
-        qkv = torch.cat(
-            [x.weight.detach().float().view(heads) for x in (attention.q_proj, attention.k_proj, attention.v_proj)], 1
-        )
+        projections = (attention.q_proj, attention.k_proj, attention.v_proj)
+        heads = (config.num_kv_heads, -1, config.head_width)
+        scale = config.head_width**-0.5 * math.log2(math.e)
+        # Without qk-norm the softmax scale goes into the queries' weights.
+        scales = (1.0 if config.qk_norm else scale, 1.0, 1.0)
+        parts = zip(projections, scales, strict=True)
+        qkv = torch.cat([(x.weight.detach().float() * by).view(*heads, config.width) for x, by in parts], 1)
+        bias = None
+        if config.qkv_bias:
+            parts = zip(projections, scales, strict=True)
+            bias = self._copy(torch.cat([(x.bias.detach().float() * by).view(heads) for x, by in parts], 1).flatten())
         gate_up = torch.cat([x.weight.detach().float() for x in (mlp.gate_proj, mlp.up_proj)])
         before_qkv, before_mlp = layer.input_layernorm.weight, layer.post_attention_layernorm.weight
-        q_gain, k_gain = attention.q_norm.weight.detach().float(), attention.k_norm.weight.detach().float()
-        scale = config.head_width**-0.5 * math.log2(math.e)
-        repeats = config.num_heads // config.num_kv_heads
+        gains, bound = self._gains(attention, scale) if config.qk_norm else (None, math.inf)
         return FusedLayer(
             qkv=self._copy(qkv.flatten(0, 2) * before_qkv.detach().float()).t(),
+            qkv_bias=bias,
             o=self._copy(attention.o_proj.weight.detach()).t(),
             gate_up=self._copy(gate_up * before_mlp.detach().float()).t(),
             down=self._copy(mlp.down_proj.weight.detach()).t(),
-            gains_RK=self._copy(torch.cat([(q_gain * scale).expand(repeats, -1), k_gain[None]])),
-            # A vector of unit root mean square is sqrt(K) long, before the learned weights.
-            score_bound=float(q_gain.abs().max() * k_gain.abs().max()) * config.head_width * scale,
+            gains_RK=gains,
+            score_bound=bound,
         )
+
+    def _gains(self, attention: Attention, scale: float) -> tuple[Tensor, float]:
+        """Learned weights of qk-norm, and the largest score that they allow."""
+        q_gain, k_gain = attention.q_norm.weight.detach().float(), attention.k_norm.weight.detach().float()
+        repeats = self.config.num_heads // self.config.num_kv_heads
+        gains = self._copy(torch.cat([(q_gain * scale).expand(repeats, -1), k_gain[None]]))
+        # A vector of unit root mean square is sqrt(K) long, before the learned weights.
+        return gains, float(q_gain.abs().max() * k_gain.abs().max()) * self.config.head_width * scale
 
     def _copy(self, x: Tensor) -> Tensor:
         return x.to(device=self.device, dtype=self.dtype, copy=True).contiguous()

@@ -1,4 +1,4 @@
-"""The bricks of a transformer layer. Module names follow Hugging Face's Qwen3, so weights need no renaming.
+"""The bricks of a transformer layer. Modules are named as in Hugging Face's Qwen and Llama, so that adapters fit.
 
 Shape letters: T packed tokens, D width, H query heads, G key/value heads, K head width.
 """
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from diffembed.backbone.attention import attend
 from diffembed.backbone.config import BackboneConfig, Direction
 from diffembed.backbone.packed import LengthGroup
+from diffembed.backbone.rotary import rotary_frequencies
 
 
 class RMSNorm(nn.Module):
@@ -26,11 +27,12 @@ class RMSNorm(nn.Module):
         return self.weight * scaled.to(x.dtype)
 
 
-def rotary_tables(config: BackboneConfig) -> tuple[Tensor, Tensor]:
-    """Cosine and sine for every position, (max_positions, head_width / 2), fp32 (RoFormer, arXiv:2104.09864)."""
-    pairs = torch.arange(0, config.head_width, 2, dtype=torch.float32) / config.head_width
-    angles = torch.outer(torch.arange(config.max_positions, dtype=torch.float32), config.rope_theta**-pairs)
-    return angles.cos(), angles.sin()
+def rotary_tables(config: BackboneConfig, length: int, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
+    """Cosine and sine for positions 0 to length - 1, each (length, head_width / 2), fp32."""
+    frequencies, factor = rotary_frequencies(config.head_width, config.rope_theta, config.rope_scaling)
+    positions = torch.arange(length, dtype=torch.float32, device=device)
+    angles = torch.outer(positions, torch.from_numpy(frequencies).to(device))
+    return angles.cos() * factor, angles.sin() * factor
 
 
 def rotate(x_THK: Tensor, cos_T1K: Tensor, sin_T1K: Tensor) -> Tensor:
@@ -40,18 +42,18 @@ def rotate(x_THK: Tensor, cos_T1K: Tensor, sin_T1K: Tensor) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Grouped-query attention with RMSNorm on queries and keys (Qwen3)."""
+    """Grouped-query attention; with RMSNorm on queries and keys (Qwen3) or biases (Qwen2) where asked for."""
 
     def __init__(self, config: BackboneConfig) -> None:
         super().__init__()
         self.head_width = config.head_width
         self.direction: Direction = config.direction
-        self.q_proj = nn.Linear(config.width, config.num_heads * config.head_width, bias=False)
-        self.k_proj = nn.Linear(config.width, config.num_kv_heads * config.head_width, bias=False)
-        self.v_proj = nn.Linear(config.width, config.num_kv_heads * config.head_width, bias=False)
+        self.q_proj = nn.Linear(config.width, config.num_heads * config.head_width, bias=config.qkv_bias)
+        self.k_proj = nn.Linear(config.width, config.num_kv_heads * config.head_width, bias=config.qkv_bias)
+        self.v_proj = nn.Linear(config.width, config.num_kv_heads * config.head_width, bias=config.qkv_bias)
         self.o_proj = nn.Linear(config.num_heads * config.head_width, config.width, bias=False)
-        self.q_norm = RMSNorm(config.head_width, config.norm_eps)
-        self.k_norm = RMSNorm(config.head_width, config.norm_eps)
+        self.q_norm = RMSNorm(config.head_width, config.norm_eps) if config.qk_norm else nn.Identity()
+        self.k_norm = RMSNorm(config.head_width, config.norm_eps) if config.qk_norm else nn.Identity()
 
     def forward(self, x_TD: Tensor, cos_T1K: Tensor, sin_T1K: Tensor, groups: tuple[LengthGroup, ...]) -> Tensor:
         q_THK = self.q_norm(self.q_proj(x_TD).unflatten(-1, (-1, self.head_width)))

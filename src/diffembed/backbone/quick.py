@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from diffembed.backbone.config import BackboneConfig, Direction
-from diffembed.backbone.families import from_hugging_face
+from diffembed.backbone.config_files import from_hugging_face
+from diffembed.backbone.rotary import rotary_frequencies
 from diffembed.configs import read_json
 from diffembed.errors import DiffembedError
 
@@ -68,7 +69,9 @@ class QuickBackbone:
         is_packed = not (folder / WEIGHTS_FILE).is_file() and (folder / COMPACT_FILE).is_file()
         path = folder / (COMPACT_FILE if is_packed else WEIGHTS_FILE)
         try:
-            _, config = from_hugging_face(read_json(folder / CONFIG_FILE))
+            family, config = from_hugging_face(read_json(folder / CONFIG_FILE))
+            if family.names:
+                raise Unsupported(f"{path} has {family.title}'s names")
             if path.stat().st_size > MOST_WEIGHT_BYTES:
                 raise Unsupported(f"{path} is larger than {MOST_WEIGHT_BYTES:,} bytes")
             return cls(config, path, is_packed=is_packed)
@@ -107,9 +110,13 @@ class QuickBackbone:
     ) -> Floats:
         normed_TD = self._norm(x_TD, layer["input_layernorm.weight"])
         q, k, v = (normed_TD @ layer[f"self_attn.{name}_proj.weight"].T for name in "qkv")
+        if self.config.qkv_bias:
+            q, k, v = (x + layer[f"self_attn.{name}_proj.bias"] for x, name in zip((q, k, v), "qkv", strict=True))
         q_THK, k_TGK, v_TGK = (each.reshape(len(each), -1, self.config.head_width) for each in (q, k, v))
-        q_THK = _rotate(self._norm(q_THK, layer["self_attn.q_norm.weight"]), cos_T1K, sin_T1K)
-        k_TGK = _rotate(self._norm(k_TGK, layer["self_attn.k_norm.weight"]), cos_T1K, sin_T1K)
+        if self.config.qk_norm:
+            q_THK = self._norm(q_THK, layer["self_attn.q_norm.weight"])
+            k_TGK = self._norm(k_TGK, layer["self_attn.k_norm.weight"])
+        q_THK, k_TGK = _rotate(q_THK, cos_T1K, sin_T1K), _rotate(k_TGK, cos_T1K, sin_T1K)
         parts = [_attend(q_THK[span], k_TGK[span], v_TGK[span], self.config.direction) for span in spans]
         return np.concatenate(parts) @ layer["self_attn.o_proj.weight"].T
 
@@ -124,10 +131,10 @@ class QuickBackbone:
         return gain * (x / np.sqrt(mean_squares + np.float32(self.config.norm_eps)))
 
     def _rotary(self, positions_T: NDArray[np.int64]) -> tuple[Floats, Floats]:
-        pairs = np.arange(0, self.config.head_width, 2) / self.config.head_width
-        frequencies = (self.config.rope_theta**-pairs).astype(np.float32)
+        config = self.config
+        frequencies, factor = rotary_frequencies(config.head_width, config.rope_theta, config.rope_scaling)
         angles_T1K = np.multiply.outer(positions_T.astype(np.float32), frequencies)[:, None]
-        return np.cos(angles_T1K), np.sin(angles_T1K)
+        return np.cos(angles_T1K) * np.float32(factor), np.sin(angles_T1K) * np.float32(factor)
 
     def _rows(self, ids_T: NDArray[np.int64]) -> Floats:
         """Rows of the embedding table; no other is read or unpacked."""
@@ -151,14 +158,16 @@ def weight_shapes(config: BackboneConfig) -> dict[str, tuple[int, ...]]:
 def _layer_shapes(config: BackboneConfig) -> dict[str, tuple[int, ...]]:
     width, head_width, mlp_width = config.width, config.head_width, config.mlp_width
     queries, keys = config.num_heads * head_width, config.num_kv_heads * head_width
+    biases = {"self_attn.q_proj.bias": (queries,), "self_attn.k_proj.bias": (keys,), "self_attn.v_proj.bias": (keys,)}
+    norms = {"self_attn.q_norm.weight": (head_width,), "self_attn.k_norm.weight": (head_width,)}
     return {
         "input_layernorm.weight": (width,),
         "self_attn.q_proj.weight": (queries, width),
         "self_attn.k_proj.weight": (keys, width),
         "self_attn.v_proj.weight": (keys, width),
         "self_attn.o_proj.weight": (width, queries),
-        "self_attn.q_norm.weight": (head_width,),
-        "self_attn.k_norm.weight": (head_width,),
+        **(biases if config.qkv_bias else {}),
+        **(norms if config.qk_norm else {}),
         "post_attention_layernorm.weight": (width,),
         "mlp.gate_proj.weight": (mlp_width, width),
         "mlp.up_proj.weight": (mlp_width, width),

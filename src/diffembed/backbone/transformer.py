@@ -15,10 +15,7 @@ INIT_STD = 0.02
 
 
 class Backbone(nn.Module):
-    """A transformer that maps packed token ids to hidden states after the final norm.
-
-    The vocabulary head shares the embedding table (`logits`), so there is no separate one to save.
-    """
+    """A transformer that maps packed token ids to hidden states after the final norm."""
 
     def __init__(self, config: BackboneConfig) -> None:
         super().__init__()
@@ -26,12 +23,8 @@ class Backbone(nn.Module):
         self.embed_tokens = nn.Embedding(config.vocab_size, config.width)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_layers))
         self.norm = RMSNorm(config.width, config.norm_eps)
-        cos, sin = rotary_tables(config)
-        # Derived from the configuration, so it is not part of the weights.
-        self.cos: Tensor
-        self.sin: Tensor
-        self.register_buffer("cos", cos, persistent=False)
-        self.register_buffer("sin", sin, persistent=False)
+        if config.head == "own":
+            self.lm_head = nn.Linear(config.width, config.vocab_size, bias=False)
 
     @classmethod
     def from_weights(cls, config: BackboneConfig, weights: dict[str, Tensor]) -> "Backbone":
@@ -39,7 +32,6 @@ class Backbone(nn.Module):
         with torch.device("meta"):
             backbone = cls(config)
         backbone.load_state_dict(weights, assign=True)
-        backbone.cos, backbone.sin = rotary_tables(config)
         return backbone
 
     @torch.no_grad()
@@ -48,7 +40,7 @@ class Backbone(nn.Module):
         residual_std = INIT_STD / (2 * self.config.num_layers) ** 0.5
         for name, parameter in self.named_parameters():
             if parameter.dim() == 1:
-                parameter.fill_(1.0)
+                parameter.fill_(0.0 if name.endswith(".bias") else 1.0)
             else:
                 std = residual_std if name.endswith(("o_proj.weight", "down_proj.weight")) else INIT_STD
                 parameter.normal_(0.0, std, generator=generator)
@@ -63,12 +55,30 @@ class Backbone(nn.Module):
         if longest > self.config.max_positions:
             raise ValueError(f"a sequence of {longest} tokens exceeds max_positions = {self.config.max_positions}")
         x_TD = self.embed_tokens(batch.ids_T)
-        cos_T1K = self.cos[batch.positions_T, None].to(x_TD.dtype)
-        sin_T1K = self.sin[batch.positions_T, None].to(x_TD.dtype)
+        cos, sin = rotary_tables(self.config, longest, x_TD.device)
+        cos_T1K = cos[batch.positions_T, None].to(x_TD.dtype)
+        sin_T1K = sin[batch.positions_T, None].to(x_TD.dtype)
         for layer in self.layers:
             x_TD = layer(x_TD, cos_T1K, sin_T1K, batch.groups)
         return self.norm(x_TD)
 
     def logits(self, states_TD: Tensor) -> Tensor:
-        """Vocabulary logits (T, V) through the tied embedding table."""
-        return states_TD @ self.embed_tokens.weight.T
+        """Vocabulary logits (T, V) of states; which token a state predicts is `logit_shift`'s to say.
+
+        Raises:
+            ValueError: There is no head.
+        """
+        if self.config.head == "none":
+            raise ValueError("this backbone was loaded without its vocabulary head")
+        head = self.embed_tokens if self.config.head == "tied" else self.lm_head
+        return states_TD @ head.weight.T
+
+    def predicting_states(self, states_TD: Tensor, batch: PackedBatch) -> Tensor:
+        """For each position the (T, D) state that predicts the token there.
+
+        With `logit_shift` it is the state before; the first position of a sequence has none and keeps its own, as in
+        Dream's code.
+        """
+        if not self.config.logit_shift:
+            return states_TD
+        return states_TD[torch.arange(batch.num_tokens, device=states_TD.device) - (batch.positions_T > 0).long()]

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from diffembed import builtin, hardware
 from diffembed.backbone.config import Direction
-from diffembed.backbone.families import from_hugging_face
+from diffembed.backbone.config_files import from_hugging_face
 from diffembed.embedder.locate import check_model, find, fingerprint
 from diffembed.embedder.quick import QuickEncoder, Unsupported
 from diffembed.errors import CheckpointError, ConfigError, IndexFormatError
