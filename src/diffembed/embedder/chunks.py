@@ -55,7 +55,7 @@ class ChunkLayout:
     chunks_T: NDArray[np.int64]
     """Number of each token's chunk."""
     prompt: list[int]
-    eos_id: int
+    suffix: list[int]
     windows: list[Window]
 
     def report(self, seconds: float) -> Report:
@@ -63,7 +63,7 @@ class ChunkLayout:
         num_windows = len(self.windows)
         return Report(
             texts=1,
-            tokens=len(self.prompt) + len(self.ids) + 1 if self.spans else 0,
+            tokens=len(self.prompt) + len(self.ids) + len(self.suffix) if self.spans else 0,
             truncated=0,
             windowed=int(num_windows > 1),
             windows=num_windows if num_windows > 1 else 0,
@@ -72,17 +72,17 @@ class ChunkLayout:
         )
 
     def sequence(self, window: Window) -> list[int]:
-        """A window with prompt and EOS."""
-        return [*self.prompt, *self.ids[window.start : window.stop], self.eos_id]
+        """A window with prompt and suffix."""
+        return [*self.prompt, *self.ids[window.start : window.stop], *self.suffix]
 
     def rows(self, window: Window, first: int) -> NDArray[np.int64]:
         """For each token of a sequence the chunk that counts it, `first` being the number of the first; or SKIPPED."""
-        rows = np.full(len(self.prompt) + window.stop - window.start + 1, SKIPPED, np.int64)
+        rows = np.full(len(self.prompt) + window.stop - window.start + len(self.suffix), SKIPPED, np.int64)
         start = len(self.prompt) - window.start
         own = slice(window.own_start, window.own_stop)
         rows[start + window.own_start : start + window.own_stop] = first + self.chunks_T[own]
         if window.is_last:
-            rows[-1] = first + len(self.spans) - 1
+            rows[len(rows) - len(self.suffix) :] = first + len(self.spans) - 1
         return rows
 
 
@@ -123,7 +123,7 @@ def lay_out_chunks(
         document: Any text.
         tokenizer: Of the model.
         prompt: Token ids before each window, which pooling skips.
-        max_tokens: Limit of a sequence, prompt and EOS included.
+        max_tokens: Limit of a sequence, prompt and suffix included.
         chunk_tokens: Most tokens of a chunk.
         headings: Characters where a section begins, ascending.
 
@@ -131,7 +131,7 @@ def lay_out_chunks(
         ConfigError: A chunk of this size does not fit into the model, or the headings are none of this document.
         DataError: The document is no Unicode string.
     """
-    room = max_tokens - len(prompt) - 1
+    room = max_tokens - len(prompt) - len(tokenizer.suffix)
     check_chunk_tokens(chunk_tokens, room)
     if not isinstance(document, str):
         raise DataError(
@@ -147,6 +147,6 @@ def lay_out_chunks(
         ids=ids,
         chunks_T=chunks_T,
         prompt=prompt,
-        eos_id=tokenizer.eos_id,
+        suffix=tokenizer.suffix,
         windows=cut_windows(len(ids), room),
     )

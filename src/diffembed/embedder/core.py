@@ -135,8 +135,8 @@ class Embedder:
 
     @property
     def document_tokens(self) -> int:
-        """Tokens of a document that are read at a time: the limit without prompt and EOS."""
-        return self.max_tokens - len(self.tokenizer.encode([self._prompt("document", None)])[0]) - 1
+        """Tokens of a document that are read at a time: the limit without prompt and suffix."""
+        return self.max_tokens - len(self._prompt_ids("document", None)) - len(self.tokenizer.suffix)
 
     @property
     def direction(self) -> Direction:
@@ -243,7 +243,7 @@ class Embedder:
         check_readout(dims, precision, width=self.dims)
         if overflow not in OVERFLOWS:
             raise ConfigError(f"overflow is {overflow!r}", hint=f"allowed: {', '.join(OVERFLOWS)}")
-        prompt = self.tokenizer.encode([self._prompt(role, instruction)])[0]
+        prompt = self._prompt_ids(role, instruction)
         layouts: list[Layout] = []
         parts = [to_precision(np.empty((0, dims or self.dims), np.float32), precision)]
         for first, chunk in read_chunks(texts):
@@ -251,7 +251,8 @@ class Embedder:
                 self.tokenizer.encode(chunk),
                 first=first,
                 prompt=prompt,
-                eos_id=self.tokenizer.eos_id,
+                suffix=self.tokenizer.suffix,
+                stand_in=self.tokenizer.stand_in,
                 max_tokens=self.max_tokens,
                 overflow=overflow,
             )
@@ -321,7 +322,7 @@ class Embedder:
         self, documents: Sequence[tuple[str, Sequence[int]]], chunk_tokens: int, contextual: bool, dims: int | None
     ) -> list[Chunks]:
         started = time.perf_counter()
-        prompt = self.tokenizer.encode([self._prompt("document", None)])[0]
+        prompt = self._prompt_ids("document", None)
         layouts = [
             lay_out_chunks(
                 document,
@@ -374,6 +375,10 @@ class Embedder:
         exact = Embedder(model, dtype=torch.float32, device=torch.device("cpu"))
         folder.write_model(model, path, golden.make(exact), weights)
 
+    def _prompt_ids(self, role: Role | None, instruction: str | None) -> list[int]:
+        """What stands before a text and is not counted: the tokenizer's own prefix, then the prompt."""
+        return [*self.tokenizer.prefix, *self.tokenizer.encode([self._prompt(role, instruction)])[0]]
+
     def _prompt(self, role: Role | None, instruction: str | None) -> str:
         if role is not None and role not in ROLES:
             raise ConfigError(f"role is {role!r}", hint=f"allowed: {', '.join(ROLES)}, None")
@@ -381,7 +386,7 @@ class Embedder:
             return "" if role is None else self._model.prompts.get(role, "")
         if role != "query":
             raise ConfigError(f"an instruction belongs to queries, and the role is {role}", hint="use encode_query")
-        return instruction_prompt(instruction)
+        return instruction_prompt(instruction, self._model.instruction_format)
 
     @property
     def _batch_tokens(self) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 from diffembed.configs import read_json
 from diffembed.embedder.model import Model
 from diffembed.errors import CheckpointError
-from diffembed.text.tokenizer import TOKENIZER_CONFIG_FILE
+from diffembed.text.tokenizer_files import TOKENIZER_CONFIG_FILE
 
 MODULES_FILE = "modules.json"
 TRANSFORMER_FILE = "sentence_bert_config.json"

@@ -12,8 +12,10 @@ from typing import Any, Literal, get_args
 from safetensors import SafetensorError
 
 from diffembed.backbone import Backbone, Direction, load_backbone, save_backbone
-from diffembed.backbone.checkpoint import CONFIG_FILE, WEIGHTS_FILE
+from diffembed.backbone.checkpoint import CONFIG_FILE, read_config
 from diffembed.backbone.compact import COMPACT_FILE, load_compact, save_compact
+from diffembed.backbone.config_files import from_hugging_face
+from diffembed.backbone.weight_files import WEIGHTS_FILE
 from diffembed.configs import read_json
 from diffembed.embedder import export
 from diffembed.embedder.locate import checked_path
@@ -29,7 +31,8 @@ from diffembed.embedder.sidecar import (
 )
 from diffembed.errors import CheckpointError, ConfigError
 from diffembed.files import file_digest, temporary_sibling
-from diffembed.text.tokenizer import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE, Tokenizer
+from diffembed.text.tokenizer import Tokenizer
+from diffembed.text.tokenizer_files import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE
 
 Weights = Literal["float32", "int8"]
 WEIGHTS: tuple[Weights, ...] = get_args(Weights)
@@ -61,21 +64,27 @@ def read_model(folder: Path, direction: Direction | None = None) -> Model:
         ConfigError: A JSON file cannot be read.
     """
     is_compact = not (folder / WEIGHTS_FILE).is_file() and (folder / COMPACT_FILE).is_file()
-    backbone = load_compact(folder) if is_compact else load_backbone(folder)
+    backbone = load_compact(folder) if is_compact else load_backbone(folder, dtype=None)
     tokenizer = Tokenizer.load(folder)
-    limit = backbone.config.max_positions
     if (folder / SIDECAR_FILE).is_file():
         sidecar = read_sidecar(folder / SIDECAR_FILE, backbone.config)
         check_digests(folder, sidecar, [TOKENIZER_FILE, COMPACT_FILE if is_compact else WEIGHTS_FILE])
         facts: dict[str, Any] = {key: sidecar.get(key) for key in ("prompts", "max_tokens", "trained")}
         facts["golden"] = read_golden(folder / SIDECAR_FILE, sidecar)
     else:
-        facts = export.read_export(folder) or {"prompts": {}, "max_tokens": limit}
-        facts["max_tokens"] = limit if facts["max_tokens"] is None else facts["max_tokens"]
+        facts = export.read_export(folder) or {"prompts": {}, "max_tokens": None}
+        if facts["max_tokens"] is None:
+            facts["max_tokens"] = _trained_tokens(folder)
     if direction is not None and direction != backbone.config.direction:
         backbone = Backbone.from_weights(replace(backbone.config, direction=direction), backbone.state_dict()).eval()
         facts["golden"] = []  # other vectors than those are right then
     return Model(backbone=backbone.requires_grad_(False), tokenizer=tokenizer, **facts)
+
+
+def _trained_tokens(folder: Path) -> int:
+    """Longest sequence that a model of another hand was trained on, where its family is known to promise more."""
+    family, config = from_hugging_face(read_config(folder))
+    return min(config.max_positions, family.trained_tokens or config.max_positions)
 
 
 def write_model(model: Model, name: str | os.PathLike[str], golden: Sequence[dict[str, Any]], weights: Weights) -> None:
@@ -94,7 +103,7 @@ def write_model(model: Model, name: str | os.PathLike[str], golden: Sequence[dic
     path = checked_path(name, "name a new folder, or an empty one")
 
     def write(target: Path) -> None:
-        ids = {"pad_id": model.tokenizer.pad_id, "eos_id": model.tokenizer.eos_id}
+        ids = {f"{kind}_id": model.tokenizer.find_id(kind) for kind in ("pad", "eos")}
         model.tokenizer.save(target)
         if weights == "int8":
             save_compact(model.backbone, target, **ids)

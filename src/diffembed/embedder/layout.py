@@ -24,14 +24,15 @@ LIST_HINT = "pass a list of strings, [text] for one text"
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """One sequence for the backbone: prompt, a window of a text, EOS."""
+    """One sequence for the backbone: prompt, a window of a text, suffix."""
 
     row: int
     """Number of its text within the chunk."""
     ids: list[int]
     runs: tuple[int, int, int]
-    """Tokens that pooling skips, that it counts, that it skips again; the EOS is not among them."""
-    counts_eos: bool
+    """Tokens that pooling skips, that it counts, that it skips again; the suffix is not among them."""
+    suffix_tokens: int
+    counts_suffix: bool
 
 
 @dataclass(slots=True)
@@ -72,27 +73,35 @@ def read_chunks(texts: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
 
 
 def lay_out(
-    encoded: Sequence[list[int]], *, first: int, prompt: list[int], eos_id: int, max_tokens: int, overflow: Overflow
+    encoded: Sequence[list[int]],
+    *,
+    first: int,
+    prompt: list[int],
+    suffix: list[int],
+    stand_in: list[int],
+    max_tokens: int,
+    overflow: Overflow,
 ) -> Layout:
-    """Put prompt and EOS around each text, and deal with those over the limit.
+    """Put prompt and suffix around each text, and deal with those over the limit.
 
     Args:
         encoded: Token ids of the chunk's texts.
         first: Number of the first of them, for messages.
         prompt: Token ids that pooling skips.
-        eos_id: Ends every piece; pooling counts it, once per text.
-        max_tokens: Limit of a piece, prompt and EOS included.
+        suffix: Ends every piece (our models' EOS); pooling counts it, once per text.
+        stand_in: Read in place of a text without tokens.
+        max_tokens: Limit of a piece, prompt and suffix included.
         overflow: What happens to a longer one.
 
     Raises:
         ConfigError: The prompt leaves no room for text.
         DataError: In mode `error`, a text is empty or too long.
     """
-    room = max_tokens - len(prompt) - 1
+    room = max_tokens - len(prompt) - len(suffix)
     if room < 1:
         raise ConfigError(
             f"the prompt takes {len(prompt)} of {max_tokens} tokens and leaves no room for text",
-            hint=f"shorten the instruction to at most {max_tokens - 2} tokens",
+            hint=f"shorten the instruction to at most {max_tokens - len(suffix) - 1} tokens",
         )
     layout = Layout()
     for row, ids in enumerate(encoded):
@@ -101,15 +110,18 @@ def lay_out(
         if len(ids) > room and overflow == "truncate":
             ids = ids[:room]
             layout.truncated += 1
+        is_empty = not ids
+        ids = ids or stand_in
         windows = cut_windows(len(ids), room)
         for window in windows:
             own = window.own_stop - window.own_start
             before, after = window.own_start - window.start, window.stop - window.own_stop
-            piece = [*prompt, *ids[window.start : window.stop], eos_id]
-            layout.pieces.append(Piece(row, piece, (len(prompt) + before, own, after), window.is_last))
+            piece = [*prompt, *ids[window.start : window.stop], *suffix]
+            runs = (len(prompt) + before, own, after)
+            layout.pieces.append(Piece(row, piece, runs, len(suffix), window.is_last))
         layout.texts += 1
-        layout.tokens += len(prompt) + len(ids) + 1
-        layout.empty += not ids
+        layout.tokens += len(prompt) + len(ids) + len(suffix)
+        layout.empty += is_empty
         if len(windows) > 1:
             layout.windowed += 1
             layout.windows += len(windows)
@@ -125,8 +137,10 @@ def batches(pieces: Sequence[Piece], budget: int) -> Iterator[list[Piece]]:
 
 def token_rows(batch: Sequence[Piece]) -> NDArray[np.int64]:
     """For each token of a batch the text that counts it, or SKIPPED."""
-    values = [v for piece in batch for v in (SKIPPED, piece.row, SKIPPED, piece.row if piece.counts_eos else SKIPPED)]
-    lengths = [n for piece in batch for n in (*piece.runs, 1)]
+    values = [
+        v for piece in batch for v in (SKIPPED, piece.row, SKIPPED, piece.row if piece.counts_suffix else SKIPPED)
+    ]
+    lengths = [n for piece in batch for n in (*piece.runs, piece.suffix_tokens)]
     return np.repeat(np.array(values, dtype=np.int64), lengths)
 
 

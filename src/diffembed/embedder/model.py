@@ -6,8 +6,8 @@ from typing import Any
 
 from diffembed.backbone import Backbone
 from diffembed.errors import CheckpointError, DataError
-from diffembed.text.instructions import DEFAULT_PROMPTS, ROLES, Role
-from diffembed.text.tokenizer import SPECIAL_TOKENS, Tokenizer
+from diffembed.text.instructions import DEFAULT_PROMPTS, FOREIGN_FORMAT, OWN_FORMAT, ROLES, Role
+from diffembed.text.tokenizer import Tokenizer
 
 # A prompt's last token, one of the text, EOS.
 LEAST_TOKENS = 3
@@ -21,7 +21,7 @@ class Model:
     """A backbone and how its states become vectors."""
 
     backbone: Backbone
-    """fp32, on the CPU: what is saved, whatever the engine computes in."""
+    """On the CPU and in the dtype of its files: what is saved, whatever the engine computes in."""
     tokenizer: Tokenizer
     prompts: Mapping[str, str] = field(default_factory=lambda: dict(DEFAULT_PROMPTS))
     """By role; empty for none."""
@@ -31,6 +31,11 @@ class Model:
     """Facts about the training: recipe, steps, data. JSON values."""
     golden: Sequence[Golden] = ()
     """What it gave when it was saved."""
+
+    @property
+    def instruction_format(self) -> str:
+        """What stands around an instruction; our own models have a token that ends it."""
+        return OWN_FORMAT if "query" in self.tokenizer.names else FOREIGN_FORMAT
 
     def __post_init__(self) -> None:
         config = self.backbone.config
@@ -60,10 +65,10 @@ class Model:
                 f"the prompt of role {role} holds half a surrogate pair, which is no Unicode text", hint="write it anew"
             ) from None
         # Anything else may merge with the text behind it (see text/instructions.py).
-        if ids and self.tokenizer.raw.id_to_token(ids[-1]) not in SPECIAL_TOKENS:
+        if ids and not self.tokenizer.is_special(ids[-1]):
             raise CheckpointError(
                 f"the prompt of role {role} ends in {prompt[-20:]!r}, which is no special token of the tokenizer",
-                hint=f"end it in one of {' '.join(SPECIAL_TOKENS)}",
+                hint=f"end it in one of {' '.join(self.tokenizer.names.values()) or 'its special tokens'}",
             )
         if len(ids) > self.max_tokens - 2:
             raise CheckpointError(

@@ -13,7 +13,8 @@ from diffembed.embedder.golden import LEAST_COSINE, LEAST_NORM
 from diffembed.embedder.sidecar import SIDECAR_FILE, check_digests, read_golden, read_sidecar
 from diffembed.errors import ConfigError, DataError, DiffembedError
 from diffembed.text.instructions import ROLES, instruction_prompt
-from diffembed.text.tokenizer import SPECIAL_TOKENS, TOKENIZER_FILE, Tokenizer
+from diffembed.text.tokenizer import Tokenizer
+from diffembed.text.tokenizer_files import TOKENIZER_FILE
 
 __all__ = ["QuickEncoder", "Unsupported"]
 
@@ -114,7 +115,7 @@ class QuickEncoder:
                 hint="pass a list of strings, [text] for one text",
             )
         before = self._tokenizer.encode([prompt])[0]
-        sequences = [[*before, *ids, self._tokenizer.eos_id] for ids in self._tokenizer.encode(texts)]
+        sequences = [[*before, *ids, *self._tokenizer.suffix] for ids in self._tokenizer.encode(texts)]
         # Room for one token of text must be left, even if there is none in it.
         longest = max([len(before) + 2, *map(len, sequences)])
         if longest > self.max_tokens:
@@ -139,12 +140,14 @@ class QuickEncoder:
 def _do_fit(backbone: QuickBackbone, tokenizer: Tokenizer, prompts: Mapping[str, Any], max_tokens: Any) -> bool:
     """Whether the parts are such that an `Embedder` could be made of them."""
     config = backbone.config
+    if "query" not in tokenizer.names or tokenizer.prefix or len(tokenizer.suffix) != 1:  # not one of ours
+        return False
     if tokenizer.vocab_size > config.vocab_size or not set(prompts) <= set(ROLES):
         return False
     if type(max_tokens) is not int or not 2 < max_tokens <= config.max_positions:
         return False
     for ids in tokenizer.encode(list(prompts.values())):
-        if len(ids) > max_tokens - 2 or (ids and tokenizer.raw.id_to_token(ids[-1]) not in SPECIAL_TOKENS):
+        if len(ids) > max_tokens - 2 or (ids and not tokenizer.is_special(ids[-1])):
             return False
     return True
 

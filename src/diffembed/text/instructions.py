@@ -13,8 +13,19 @@ ROLES: tuple[Role, ...] = get_args(Role)
 DEFAULT_PROMPTS: dict[str, str] = {"query": QUERY, "document": ""}
 
 
-def instruction_prompt(instruction: str) -> str:
+# Where the slot is, the instruction goes.
+SLOT = "{instruction}"
+OWN_FORMAT = f"{SLOT}{QUERY}"
+# For models of other families, which have no such token: as DiffEmbed and LLM2Vec put it before a query.
+FOREIGN_FORMAT = f"{SLOT} "
+
+
+def instruction_prompt(instruction: str, layout: str = OWN_FORMAT) -> str:
     """The prompt of a query with an instruction.
+
+    Args:
+        instruction: What the query asks for.
+        layout: What stands around it, with a slot.
 
     Raises:
         ConfigError: The instruction is not a string, or no Unicode text.
@@ -30,4 +41,4 @@ def instruction_prompt(instruction: str) -> str:
             "the instruction holds half a surrogate pair, which is no Unicode text",
             hint="decode its source with errors='replace'",
         ) from None
-    return f"{instruction}{QUERY}"
+    return layout.replace(SLOT, instruction)

@@ -1,7 +1,7 @@
-"""Strings <-> token ids, for the tokenizers that Hugging Face's `tokenizers` library reads."""
+"""Strings <-> token ids, with Hugging Face's `tokenizers`: a BPE of our own, or that of another family."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors, trainers
@@ -9,9 +9,17 @@ from tokenizers import Tokenizer as RawTokenizer
 
 from diffembed.errors import CheckpointError, ConfigError, DataError
 from diffembed.files import write_whole
+from diffembed.text.tokenizer_files import (
+    TOKENIZER_CONFIG_FILE,
+    TOKENIZER_FILE,
+    build_tokenizer,
+    read_tokenizer_config,
+    special_names,
+)
 
 PAD, EOS, MASK, QUERY = "<|pad|>", "<|eos|>", "<|mask|>", "<|query|>"
 SPECIAL_TOKENS = (PAD, EOS, MASK, QUERY)
+OWN_NAMES = {"pad": PAD, "eos": EOS, "mask": MASK, "query": QUERY}
 
 # Words with their leading space, runs of up to three digits, punctuation, white space: the cut that GPT-4 and Qwen made
 # common. Short digit runs keep the table from filling up with numbers.
@@ -20,18 +28,24 @@ WORD_PATTERN = (
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 
-TOKENIZER_FILE, TOKENIZER_CONFIG_FILE = "tokenizer.json", "tokenizer_config.json"
-
 
 class Tokenizer:
-    """A byte-level BPE with our four special tokens; `encode` adds none of them, the caller's layout does."""
+    """A tokenizer, its special tokens, and what it puts around every text.
 
-    def __init__(self, raw: RawTokenizer) -> None:
+    `encode` adds nothing: the caller's layout puts `prefix` before a text and its prompt, and `suffix` behind.
+
+    Args:
+        raw: The tokenizer. Its post-processor says what stands around a text.
+        names: Special tokens by kind (`pad`, `eos`, `mask`, `query`); what is not named is ours if it is there.
+    """
+
+    def __init__(self, raw: RawTokenizer, names: Mapping[str, str] | None = None) -> None:
         raw.no_truncation()
         raw.no_padding()
         self.raw = raw
-        ids = [self._special_id(token) for token in SPECIAL_TOKENS]
-        self.pad_id, self.eos_id, self.mask_token_id, self.query_id = ids
+        self.names = {kind: token for kind, token in {**OWN_NAMES, **(names or {})}.items() if _has(raw, token)}
+        """Special tokens by kind; those that there are."""
+        self.prefix, self.suffix = _frame(raw)
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int) -> "Tokenizer":
@@ -74,19 +88,21 @@ class Tokenizer:
 
     @classmethod
     def load(cls, folder: Path | str) -> "Tokenizer":
-        """Read `tokenizer.json` from a model folder.
+        """Read tokenizer.json from a model folder, or vocab.json and merges.txt where Qwen's relatives ship those.
 
         Raises:
-            CheckpointError: The file is missing, damaged, or lacks one of our special tokens.
+            CheckpointError: A file is missing or damaged.
         """
-        path = Path(folder) / TOKENIZER_FILE
+        folder = Path(folder)
+        config = read_tokenizer_config(folder)
+        path = folder / TOKENIZER_FILE
         if not path.is_file():
-            raise CheckpointError(f"{folder} has no {TOKENIZER_FILE}", hint="point to a complete model folder")
+            return cls(build_tokenizer(folder, config), special_names(config))
         try:
             raw = RawTokenizer.from_file(str(path))
         except Exception as error:  # the Rust side raises bare Exception
             raise CheckpointError(f"{path} is not a readable tokenizer: {error}", hint="restore the file") from None
-        return cls(raw)
+        return cls(raw, special_names(config))
 
     def save(self, folder: Path | str) -> None:
         """Write `tokenizer.json`, then `tokenizer_config.json`; Hugging Face libraries read both."""
@@ -96,14 +112,40 @@ class Tokenizer:
         config = {
             # Any other class makes transformers 5 rebuild its own pre-tokeniser over ours.
             "tokenizer_class": "PreTrainedTokenizerFast",
-            "pad_token": PAD,
-            "eos_token": EOS,
-            "mask_token": MASK,
-            "additional_special_tokens": [QUERY],
+            **{f"{kind}_token": token for kind, token in self.names.items() if kind != "query"},
+            "additional_special_tokens": [token for kind, token in self.names.items() if kind == "query"],
             "padding_side": "right",
             "clean_up_tokenization_spaces": False,
         }
         write_whole(folder / TOKENIZER_CONFIG_FILE, json.dumps(config, indent=2) + "\n")
+
+    @property
+    def pad_id(self) -> int:
+        return self._id("pad")
+
+    @property
+    def eos_id(self) -> int:
+        return self._id("eos")
+
+    @property
+    def mask_token_id(self) -> int:
+        return self._id("mask")
+
+    @property
+    def query_id(self) -> int:
+        return self._id("query")
+
+    @property
+    def stand_in(self) -> list[int]:
+        """What is read in place of a text without tokens, where no suffix gives it a state."""
+        if self.suffix:
+            return []
+        return [self._id(next((kind for kind in ("eos", "pad", "mask") if kind in self.names), "eos"))]
+
+    def is_special(self, token_id: int) -> bool:
+        """Whether a token is an added special one, which no text merges with."""
+        token = self.raw.get_added_tokens_decoder().get(token_id)
+        return token is not None and token.special
 
     @property
     def vocab_size(self) -> int:
@@ -138,11 +180,32 @@ class Tokenizer:
                 hint="decode the source with errors='replace'",
             ) from None
 
-    def _special_id(self, token: str) -> int:
-        token_id = self.raw.token_to_id(token)
-        if token_id is None:
-            raise CheckpointError(f"the tokenizer has no {token} token", hint="use a folder saved by diffembed")
-        return token_id
+    def find_id(self, kind: str) -> int | None:
+        """The special token of a kind (`pad`, `eos`, `mask`, `query`), if there is one."""
+        return self.raw.token_to_id(self.names[kind]) if kind in self.names else None
+
+    def _id(self, kind: str) -> int:
+        if kind not in self.names:
+            raise CheckpointError(
+                f"the tokenizer has no {kind} token",
+                hint="use a folder saved by diffembed, or of a family that has one",
+            )
+        return self.raw.token_to_id(self.names[kind])
+
+
+def _has(raw: RawTokenizer, token: str) -> bool:
+    return raw.token_to_id(token) is not None
+
+
+def _frame(raw: RawTokenizer) -> tuple[list[int], list[int]]:
+    """The special tokens before and behind a text, as the post-processor has them."""
+    framed = raw.encode("a", add_special_tokens=True)
+    bare = raw.encode("a", add_special_tokens=False).ids
+    for start in range(len(framed.ids) - len(bare) + 1):
+        stop = start + len(bare)
+        if framed.ids[start:stop] == bare and not any(framed.special_tokens_mask[start:stop]):
+            return framed.ids[:start], framed.ids[stop:]
+    raise CheckpointError("the tokenizer puts no plain frame around a text", hint="use one with a template of its own")
 
 
 def _is_unicode(text: str) -> bool:

@@ -22,7 +22,8 @@ from diffembed.embedder.locate import find
 from diffembed.errors import ConfigError, DataError
 from diffembed.objectives.contrastive import in_batch_accuracy, info_nce
 from diffembed.text.instructions import DEFAULT_PROMPTS, instruction_prompt
-from diffembed.text.tokenizer import TOKENIZER_CONFIG_FILE, Tokenizer
+from diffembed.text.tokenizer import Tokenizer
+from diffembed.text.tokenizer_files import TOKENIZER_CONFIG_FILE
 from diffembed.training.gradcache import BatchLoss, PromptedIds, loss_in_parts
 from diffembed.training.loop import LoopConfig, PartialLoss, train
 from diffembed.training.optimizer import OptimizerConfig
@@ -212,7 +213,7 @@ class Prompts:
         ]
 
     def _lay_out(self, prompt: list[int], ids: list[int], longest: int) -> PromptedIds:
-        return PromptedIds([*prompt, *ids[: longest - 1], self.tokenizer.eos_id], len(prompt))
+        return PromptedIds([*prompt, *ids[: longest - 1], *self.tokenizer.suffix], len(prompt))
 
 
 def starting_point(config: FinetuneConfig) -> tuple[Backbone, Tokenizer | None]:

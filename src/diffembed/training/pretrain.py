@@ -20,7 +20,8 @@ from diffembed.data.sources import Source, describe_files, find_sources, iter_te
 from diffembed.errors import ConfigError, DataError
 from diffembed.objectives.pretraining import ScoringPlan, plan_masked_diffusion, plan_next_token, planned_loss
 from diffembed.objectives.schedule import LinearSchedule, draw_noise_levels
-from diffembed.text.tokenizer import SPECIAL_TOKENS, TOKENIZER_CONFIG_FILE, Tokenizer
+from diffembed.text.tokenizer import SPECIAL_TOKENS, Tokenizer
+from diffembed.text.tokenizer_files import TOKENIZER_CONFIG_FILE
 from diffembed.training.loop import LoopConfig, PartialLoss, train
 from diffembed.training.optimizer import OptimizerConfig
 from diffembed.training.progress import announce, say

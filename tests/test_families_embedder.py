@@ -1,0 +1,161 @@
+"""Folders of other families as embedders: equal to transformers' tokenizer, states and the mean of them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer as RawTokenizer
+
+from diffembed import Embedder
+from diffembed.errors import CheckpointError
+from diffembed.text.tokenizer import Tokenizer
+from tests import family_checkpoints
+from tests.tiny_embedders import LONG, ODD, SENTENCE
+
+pytestmark = pytest.mark.extra
+pytest.importorskip("transformers")
+
+SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|mask|>"]
+VOCAB = 320
+
+
+@pytest.fixture(scope="module")
+def trained() -> RawTokenizer:
+    raw = RawTokenizer(models.BPE())
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCAB - len(SPECIAL), initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
+    raw.train_from_iterator([LONG], trainer)
+    return raw
+
+
+def vocab_and_merges(folder: Path, trained: RawTokenizer) -> dict[str, Any]:
+    """As Dream ships: vocab.json, merges.txt, and the added tokens in tokenizer_config.json."""
+    trained.model.save(str(folder))
+    first = trained.get_vocab_size()
+    config = {
+        "tokenizer_class": "DreamTokenizer",
+        "added_tokens_decoder": {
+            str(first + number): {"content": token, "special": True, "normalized": False}
+            for number, token in enumerate(SPECIAL)
+        },
+        "pad_token": "<|endoftext|>",
+        "eos_token": "<|endoftext|>",
+        "mask_token": {"content": "<|mask|>"},
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    return config
+
+
+def with_bos(folder: Path, trained: RawTokenizer) -> None:
+    """As Llama 3 ships: tokenizer.json, whose post-processor puts BOS before a text."""
+    raw = RawTokenizer(trained.model)
+    raw.pre_tokenizer, raw.decoder = trained.pre_tokenizer, decoders.ByteLevel()
+    raw.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL])
+    bos = SPECIAL[0]
+    raw.post_processor = processors.TemplateProcessing(single=f"{bos} $A", special_tokens=[(bos, raw.token_to_id(bos))])
+    raw.save(str(folder / "tokenizer.json"))
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|im_end|>", "pad_token": "<|im_end|>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+
+
+def test_vocab_and_merges_make_qwens_tokenizer(tmp_path: Path, trained: RawTokenizer) -> None:
+    import transformers
+
+    config = vocab_and_merges(tmp_path, trained)
+    ours = Tokenizer.load(tmp_path)
+    path = tmp_path / "tokenizer_config.json"
+    path.write_text(json.dumps({**config, "tokenizer_class": "Qwen2Tokenizer", "mask_token": "<|mask|>"}))
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    texts = [text for text in [*ODD, SENTENCE, "2024-11-23: 3.14159", "a<|im_start|>b", "tabs\t\tand  spaces\n\n x "]]
+    for text in texts:
+        assert ours.encode([text])[0] == theirs(text)["input_ids"], text
+    assert (ours.mask_token_id, ours.eos_id, ours.pad_id) == (VOCAB - 1, VOCAB - 4, VOCAB - 4)
+    assert ours.prefix == ours.suffix == []
+
+
+@pytest.mark.parametrize("model_type", ["Dream", "qwen2", "llada", "llama", "a2d-qwen3"])
+def test_the_mean_of_transformers_states(tmp_path: Path, trained: RawTokenizer, model_type: str) -> None:
+    oracle = family_checkpoints.make(model_type, tmp_path, vocab_size=VOCAB)
+    is_llama = model_type in ("llama", "llada")
+    if is_llama:
+        with_bos(tmp_path, trained)
+    else:
+        vocab_and_merges(tmp_path, trained)
+    embedder = Embedder.load(tmp_path, dtype="float32")
+    assert embedder.direction == ("both" if model_type in family_checkpoints.LOOKS_BOTH_WAYS else "forward")
+    oracle.config.is_causal = embedder.direction == "forward"
+    texts = [SENTENCE[:60], "a", "new\nline 12345", "e\u0301 日本"]
+    vectors = embedder.encode(texts)
+    for text, vector in zip(texts, vectors, strict=True):
+        ids = embedder.tokenizer.raw.encode(text).ids  # with BOS where the tokenizer has one
+        with torch.no_grad():
+            states = oracle.model(torch.tensor([ids]), use_cache=False).last_hidden_state[0]
+        mean = states[int(is_llama) :].mean(0).numpy()  # BOS is read, and not counted
+        np.testing.assert_allclose(vector, mean / np.linalg.norm(mean), atol=1e-5)
+
+
+def test_an_instruction_is_read_and_not_counted(tmp_path: Path, trained: RawTokenizer) -> None:
+    oracle = family_checkpoints.make("Dream", tmp_path, vocab_size=VOCAB)
+    vocab_and_merges(tmp_path, trained)
+    embedder = Embedder.load(tmp_path, dtype="float32")
+    oracle.config.is_causal = False
+    before, ids = (embedder.tokenizer.encode([text])[0] for text in ("find it: ", "the fox"))
+    with torch.no_grad():
+        states = oracle.model(torch.tensor([before + ids]), use_cache=False).last_hidden_state[0]
+    mean = states[len(before) :].mean(0).numpy()
+    [vector] = embedder.encode_query(["the fox"], instruction="find it:")
+    np.testing.assert_allclose(vector, mean / np.linalg.norm(mean), atol=1e-5)
+
+
+def test_an_empty_text_has_a_vector(tmp_path: Path, trained: RawTokenizer) -> None:
+    family_checkpoints.make("Dream", tmp_path, vocab_size=VOCAB)
+    vocab_and_merges(tmp_path, trained)
+    embedder = Embedder.load(tmp_path, dtype="float32")
+    encoded = embedder.embed(["", "a"])
+    assert encoded.report.empty == 1
+    np.testing.assert_allclose(np.linalg.norm(encoded.vectors, axis=1), 1, atol=1e-5)
+    np.testing.assert_array_equal(encoded.vectors[0], embedder.encode(["<|endoftext|>"])[0])
+    [chunk] = embedder.encode_chunks("a", chunk_tokens=8)
+    np.testing.assert_allclose(chunk.vector, encoded.vectors[1], atol=1e-6)
+
+
+@pytest.mark.parametrize("model_type", ["Dream", "llada", "bidirectional_pplx_qwen3", "mistral"])
+def test_saved_it_is_a_stock_model_with_the_same_vectors(
+    tmp_path: Path, trained: RawTokenizer, model_type: str
+) -> None:
+    family_checkpoints.make(model_type, tmp_path / "theirs", vocab_size=VOCAB)
+    vocab_and_merges(tmp_path / "theirs", trained)
+    embedder = Embedder.load(tmp_path / "theirs", dtype="float32", direction="both")
+    embedder.save(tmp_path / "ours")
+    texts = [SENTENCE[:60], "12345 a", "日本"]
+    again = Embedder.load(tmp_path / "ours", dtype="float32")
+    assert again.direction == "both"
+    np.testing.assert_allclose(again.encode(texts), embedder.encode(texts), atol=1e-6)
+    from sentence_transformers import SentenceTransformer
+
+    other = SentenceTransformer(str(tmp_path / "ours"), device="cpu")
+    np.testing.assert_allclose(other.encode(texts), embedder.encode(texts), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"tokenizer_class": "GPT2Tokenizer"}, "GPT2Tokenizer"),
+        ({"added_tokens_decoder": {"7": {"content": "<|x|>"}}}, "its place is"),
+        ({"added_tokens_decoder": {"seven": {}}}, "added_tokens_decoder"),
+        ({"added_tokens_decoder": [1]}, "added_tokens_decoder"),
+    ],
+)
+def test_a_tokenizer_that_cannot_be_made(
+    tmp_path: Path, trained: RawTokenizer, changes: dict[str, Any], words: str
+) -> None:
+    config = vocab_and_merges(tmp_path, trained)
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({**config, **changes}))
+    with pytest.raises(CheckpointError, match=words):
+        Tokenizer.load(tmp_path)
