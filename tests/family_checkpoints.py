@@ -52,18 +52,19 @@ LLADA_RENAMES = (
 )
 
 
-def make(model_type: str, folder: Path, **changes: Any) -> Any:
+def make(model_type: str, folder: Path, *, seed: int = 1, **changes: Any) -> Any:
     """Save a checkpoint of a family, and return the transformers model (with head) that has its weights.
 
     Args:
         model_type: As config.json has it.
         folder: Where the files go.
+        seed: Of the weights.
         changes: Of the transformers configuration.
     """
     import transformers
 
     name, shape, edits = FAMILIES[model_type]
-    torch.manual_seed(1)
+    torch.manual_seed(seed)
     config = getattr(transformers, f"{name}Config")(**{**SHAPE, "tie_word_embeddings": False, **shape, **changes})
     model = getattr(transformers, f"{name}ForCausalLM")(config).eval()
     with torch.no_grad():  # fresh biases are zero and fresh norms one, which would hide a lost one

@@ -13,13 +13,14 @@ import torch
 from numpy.typing import NDArray
 
 from diffembed.backbone import DIRECTIONS, Backbone, Direction, pack
+from diffembed.backbone.adapter import Adapter
 from diffembed.backbone.compact import pack_weights, unpack_weights
 from diffembed.backbone.fused import FusedBackbone
-from diffembed.embedder import folder, golden
+from diffembed.embedder import adapters, folder, golden
 from diffembed.embedder.chunks import Chunk, ChunkLayout, Chunks, lay_out_chunks
 from diffembed.embedder.chunks import batches as batches_of_chunks
 from diffembed.embedder.layout import OVERFLOWS, Layout, Overflow, batches, lay_out, read_chunks, token_rows
-from diffembed.embedder.locate import find, fingerprint
+from diffembed.embedder.locate import fingerprint
 from diffembed.embedder.model import Model
 from diffembed.embedder.placement import number_format, place
 from diffembed.embedder.report import Encoded, Report
@@ -47,6 +48,7 @@ class Embedder:
     def __init__(self, model: Model, *, dtype: torch.dtype, device: torch.device) -> None:
         self._model = model
         self._engine = FusedBackbone(model.backbone, dtype=dtype, device=device)
+        self._adapter: Adapter | None = None
         self._has_warned = False
         self.folder: Path | None = None
         """From which it was loaded; None for one that was made in memory."""
@@ -62,14 +64,18 @@ class Embedder:
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
         direction: Direction | None = None,
+        adapter: str | os.PathLike[str] | None = None,
     ) -> "Embedder":
         """Load a model; nothing but safetensors and JSON is read.
 
         Args:
-            name: `builtin`, a folder, or a hub id (owner/name; needs the extra `hub`, and only then the network).
+            name: `builtin`, a folder, or a hub id (owner/name; needs the extra `hub`, and only then the network). The
+                folder of an adapter stands for its base with the adapter in it.
             device: Where to compute; a GPU if there is one when absent.
             dtype: `float32` or `bfloat16`; when absent bf16 where the hardware multiplies it fast, else fp32.
             direction: Overrules the model's own: both, forward (causal) or backward.
+            adapter: Folder or hub id of a LoRA adapter in the layout of `peft`, which is merged into the weights. It
+                looks where it was trained to if we saved it; `peft` itself forgets that.
 
         Raises:
             CheckpointError: There is no such model, or it is damaged.
@@ -80,9 +86,11 @@ class Embedder:
             raise ConfigError(f"direction is {direction!r}", hint=f"allowed: {', '.join(DIRECTIONS)}")
         on = place(device)
         as_type = number_format(dtype, on)
-        found = find(name)
-        embedder = cls(folder.read_model(found, direction), dtype=as_type, device=on)
-        embedder.folder, embedder.fingerprint = found, fingerprint(found)
+        found, model, merged = adapters.load_with_adapter(name, adapter, direction)
+        embedder = cls(model, dtype=as_type, device=on)
+        if merged is None:
+            embedder.folder, embedder.fingerprint = found, fingerprint(found)
+        embedder._adapter = merged
         golden.replay(embedder, embedder._model.golden)
         return embedder
 
@@ -374,6 +382,20 @@ class Embedder:
             model = replace(model, backbone=Backbone.from_weights(model.backbone.config, rounded).eval())
         exact = Embedder(model, dtype=torch.float32, device=torch.device("cpu"))
         folder.write_model(model, path, golden.make(exact), weights)
+
+    def save_adapter(self, path: str | os.PathLike[str]) -> None:
+        """Write the adapter that this embedder was loaded with, in the layout of `peft`, beside what it is part of.
+
+        Args:
+            path: A new or empty folder.
+
+        Raises:
+            CheckpointError: There is no adapter, or the folder holds something.
+        """
+        if self._adapter is None:
+            raise CheckpointError("this embedder was loaded without an adapter", hint="use save")
+        exact = Embedder(self._model, dtype=torch.float32, device=torch.device("cpu"))
+        adapters.write_adapter(self._adapter, self._model, Path(path), golden.make(exact))
 
     def _prompt_ids(self, role: Role | None, instruction: str | None) -> list[int]:
         """What stands before a text and is not counted: the tokenizer's own prefix, then the prompt."""
