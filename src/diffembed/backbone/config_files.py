@@ -4,9 +4,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from diffembed.backbone.config import BackboneConfig, Direction
+from diffembed.backbone.config import BackboneConfig, Direction, RopeKind, RopeScaling
 from diffembed.backbone.families import BY_MODEL_TYPE, FAMILIES, KEYS, LLAMA, QWEN2, QWEN3, Family
-from diffembed.backbone.rotary import RopeKind, RopeScaling
 from diffembed.errors import CheckpointError, ConfigError
 
 # Classes that Hugging Face builds for the hidden states.

@@ -4,58 +4,11 @@ Source: RoFormer (arXiv:2104.09864); the scalings say theirs.
 """
 
 import math
-from dataclasses import dataclass
-from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from diffembed.errors import ConfigError
-
-RopeKind = Literal["linear", "ntk", "yarn", "llama3"]
-ROPE_KINDS: tuple[RopeKind, ...] = get_args(RopeKind)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RopeScaling:
-    """How positions beyond those of the training are brought back into its range."""
-
-    kind: RopeKind
-    """`linear`: all positions are divided (arXiv:2306.15595). `ntk`: the base grows, so that only the slowest pair is
-    divided. `yarn`: slow pairs are divided, fast ones not, and scores grow a little (arXiv:2309.00071). `llama3`: slow
-    pairs are divided, fast ones not (Llama 3.1's code)."""
-    factor: float
-    """Times as many positions as were trained."""
-    original_positions: int = 8_192
-    """Positions of the training; `yarn` and `llama3` tell slow pairs from fast ones by it."""
-    attention_factor: float | None = None
-    """`yarn`: what cosines and sines are multiplied by; 0.1 ln(factor) + 1 when absent."""
-    slow_turns: float = 1.0
-    """Pairs that turn less often than this within the original positions are slow: YaRN's beta_slow, Llama's
-    low_freq_factor."""
-    fast_turns: float = 32.0
-    """Pairs that turn more often are fast: YaRN's beta_fast, Llama's high_freq_factor."""
-    rounds_bounds: bool = True
-    """`yarn`: the first and last pair of the ramp are whole numbers."""
-
-    def __post_init__(self) -> None:
-        if self.kind not in ROPE_KINDS:
-            raise ConfigError(f"the rope scaling is {self.kind!r}", hint=f"allowed: {', '.join(ROPE_KINDS)}")
-        if not 1 <= self.factor < math.inf or self.original_positions < 1:
-            raise ConfigError(
-                f"a rope scaling needs a factor and original positions of at least 1, got {self.factor} and "
-                f"{self.original_positions}",
-                hint="4 and 32,768 are Qwen's",
-            )
-        if not 0 < self.slow_turns < self.fast_turns < math.inf:
-            raise ConfigError(
-                f"slow pairs must turn less often than fast ones, got {self.slow_turns} and {self.fast_turns}",
-                hint="1 and 32 are YaRN's",
-            )
-        if self.attention_factor is not None and not 0 < self.attention_factor < math.inf:
-            raise ConfigError(
-                f"attention_factor must be positive, got {self.attention_factor}", hint="leave it out for YaRN's own"
-            )
+from diffembed.backbone.config import RopeScaling
 
 
 def rotary_frequencies(head_width: int, theta: float, scaling: RopeScaling | None) -> tuple[NDArray[np.float32], float]:

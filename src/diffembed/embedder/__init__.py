@@ -7,10 +7,11 @@ from diffembed.lazy import lazily
 if TYPE_CHECKING:
     from diffembed.embedder.chunks import Chunk, Chunks
     from diffembed.embedder.core import Embedder
+    from diffembed.embedder.explain import Explanation, TokenShare
     from diffembed.embedder.layout import Overflow
     from diffembed.embedder.report import Encoded, Report
 
-__all__ = ["Chunk", "Chunks", "Embedder", "Encoded", "Overflow", "Report"]
+__all__ = ["Chunk", "Chunks", "Embedder", "Encoded", "Explanation", "Overflow", "Report", "TokenShare"]
 
 # Looked up on first use (PEP 562): finding a model, and the numpy engine, must not cost the import of torch.
 _HOMES = {
@@ -18,8 +19,10 @@ _HOMES = {
     "Chunks": "diffembed.embedder.chunks",
     "Embedder": "diffembed.embedder.core",
     "Encoded": "diffembed.embedder.report",
+    "Explanation": "diffembed.embedder.explain",
     "Overflow": "diffembed.embedder.layout",
     "Report": "diffembed.embedder.report",
+    "TokenShare": "diffembed.embedder.explain",
 }
 
 __getattr__, __dir__ = lazily(__name__, _HOMES)

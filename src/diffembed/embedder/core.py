@@ -5,6 +5,7 @@ import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from diffembed.backbone.fused import FusedBackbone
 from diffembed.embedder import adapters, folder, golden
 from diffembed.embedder.chunks import Chunk, ChunkLayout, Chunks, lay_out_chunks
 from diffembed.embedder.chunks import batches as batches_of_chunks
+from diffembed.embedder.explain import Explanation, check_texts, share_out
 from diffembed.embedder.layout import OVERFLOWS, Layout, Overflow, batches, lay_out, read_chunks, token_rows
 from diffembed.embedder.locate import fingerprint
 from diffembed.embedder.model import Model
@@ -358,6 +360,47 @@ class Embedder:
             return Chunks(spans=[], vectors=np.empty((0, dims or self.dims), np.float32), report=layout.report(0.0))
         encoded = self.embed([document[start:end] for start, end in layout.spans], dims=dims)
         return Chunks(spans=layout.spans, vectors=encoded.vectors, report=encoded.report)
+
+    def explain(
+        self, query: str, document: str, *, instruction: str | None = None, centred: bool = False
+    ) -> Explanation:
+        """Split the score of a query and a document over their tokens: the document's, and another time the query's.
+
+        A share is what is carried at a token's position, and not what the token caused: its state tells of the tokens
+        around it too. The prompt is read and not counted, so it has no share; the EOS has one. A text over the limit is
+        read in windows, and all of it is listed.
+
+        Args:
+            query: Read as `encode_query` reads it.
+            document: Read as `encode_document` reads it.
+            instruction: What the query asks for, in place of the model's own prompt.
+            centred: Subtract from each share the mean of its text. What is left says where the score is above and
+                below that, and adds up to 0.
+
+        Returns:
+            The cosine, and the tokens of both texts with their shares, which add up to it on each side.
+
+        Raises:
+            ConfigError: The instruction cannot be used.
+            DataError: A text is no Unicode string.
+            CheckpointError: The model gave numbers that make no vector.
+        """
+        check_texts(query, document)
+        asked = self.embed([query], "query", instruction=instruction).vectors[0]
+        found = self.embed([document]).vectors[0]
+        shares = partial(
+            share_out,
+            engine=self._engine,
+            tokenizer=self.tokenizer,
+            max_tokens=self.max_tokens,
+            batch_tokens=self._batch_tokens,
+            centred=centred,
+        )
+        return Explanation(
+            score=float(asked @ found),
+            query=shares(query, self._prompt_ids("query", instruction), asked, found),
+            document=shares(document, self._prompt_ids("document", None), found, asked),
+        )
 
     def save(self, path: str | os.PathLike[str], *, weights: folder.Weights = "float32") -> None:
         """Write a model folder, whole or not at all.
