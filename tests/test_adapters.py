@@ -91,6 +91,20 @@ def test_saved_with_what_peft_forgets(tmp_path: Path, trained: Any) -> None:  # 
         Embedder.load(tmp_path / "other", dtype="float32", adapter=tmp_path / "ours")
 
 
+@pytest.mark.parametrize(
+    ("key", "value"), [("direction", None), ("direction", "up"), ("prompts", [1]), ("golden", {}), ("dims", "32")]
+)
+def test_a_damaged_sidecar_of_an_adapter(tmp_path: Path, trained: Any, key: str, value: Any) -> None:  # noqa: F811
+    oracle = family_checkpoints.make("qwen2", tmp_path / "base", vocab_size=VOCAB)
+    vocab_and_merges(tmp_path / "base", trained)
+    adapt(oracle, tmp_path / "theirs")
+    Embedder.load(tmp_path / "base", dtype="float32", adapter=tmp_path / "theirs").save_adapter(tmp_path / "ours")
+    path = tmp_path / "ours" / "diffembed.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
+    with pytest.raises(CheckpointError, match=key):
+        Embedder.load(tmp_path / "base", adapter=tmp_path / "ours")
+
+
 def test_names_of_llada(tmp_path: Path) -> None:
     family_checkpoints.make("llada", tmp_path / "base")
     backbone = load_backbone(tmp_path / "base")

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from diffembed.backbone import Backbone, Direction
+from diffembed.backbone import DIRECTIONS, Backbone, Direction
 from diffembed.backbone.adapter import Adapter, is_adapter, read_adapter, save_adapter
 from diffembed.configs import read_json
 from diffembed.embedder.folder import read_model
@@ -51,12 +51,9 @@ def load_with_adapter(
     model = read_model(folder, direction or facts.get("direction"))
     weights = read.merged(model.backbone.state_dict())
     backbone = Backbone.from_weights(model.backbone.config, weights).requires_grad_(False).eval()
-    own = {key: facts[key] for key in ("prompts", "max_tokens", "trained") if key in facts}
-    golden = (
-        read_golden(place / SIDECAR_FILE, facts)
-        if "golden" in facts and direction in (None, facts["direction"])
-        else []
-    )
+    own = {key: facts[key] for key in ("prompts", "max_tokens", "trained")} if facts else {}
+    is_as_saved = bool(facts) and direction in (None, facts["direction"])
+    golden = read_golden(place / SIDECAR_FILE, facts) if is_as_saved else []
     return folder, replace(model, backbone=backbone, **own, golden=golden), read
 
 
@@ -96,4 +93,10 @@ def _read_sidecar(folder: Path) -> dict[str, Any]:
     facts = read_json(path)
     if not is_same(facts.get("format"), FORMAT) or facts.get("pooling") != POOLING:
         raise CheckpointError(f"{path} is of another format, or asks for another pooling", hint="upgrade diffembed")
+    kinds = {"direction": str, "prompts": dict, "max_tokens": int, "trained": dict, "golden": list, "dims": int}
+    for key, kind in kinds.items():
+        if type(facts.get(key)) is not kind:
+            raise CheckpointError(f"{path} has no usable `{key}`", hint="copy it again")
+    if facts["direction"] not in DIRECTIONS:
+        raise CheckpointError(f"{path} has direction {facts['direction']!r}", hint=f"allowed: {', '.join(DIRECTIONS)}")
     return facts

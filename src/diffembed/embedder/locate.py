@@ -13,7 +13,7 @@ CONFIG_FILE = "config.json"
 NAME_HINT = "name `builtin`, a folder, or a hub id (owner/name)"
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 # Nothing that could hold code or pickle. All that a model's vectors depend on is among them.
-MODEL_PATTERNS = ["*.json", "*.safetensors"]
+MODEL_PATTERNS = ["*.json", "*.safetensors", "merges.txt"]
 
 # A hash of so much takes a quarter of a second on slow cores.
 WHOLE_BYTES = 256_000_000

@@ -7,7 +7,7 @@ from pathlib import Path
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from tokenizers import Tokenizer as RawTokenizer
 
-from diffembed.errors import CheckpointError, ConfigError, DataError
+from diffembed.errors import CheckpointError, ConfigError, DataError, DiffembedError
 from diffembed.files import write_whole
 from diffembed.text.tokenizer_files import (
     TOKENIZER_CONFIG_FILE,
@@ -99,10 +99,11 @@ class Tokenizer:
         if not path.is_file():
             return cls(build_tokenizer(folder, config), special_names(config))
         try:
-            raw = RawTokenizer.from_file(str(path))
-        except Exception as error:  # the Rust side raises bare Exception
+            return cls(RawTokenizer.from_file(str(path)), special_names(config))
+        except (DiffembedError, KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # the Rust side raises bare Exception, and BaseException when it panics
             raise CheckpointError(f"{path} is not a readable tokenizer: {error}", hint="restore the file") from None
-        return cls(raw, special_names(config))
 
     def save(self, folder: Path | str) -> None:
         """Write `tokenizer.json`, then `tokenizer_config.json`; Hugging Face libraries read both."""
