@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from diffembed.errors import ConfigError
 from diffembed.index.hits import NO_ROW, Hits, best, check_k
 
-DENSE_WEIGHT = 0.2
-"""Share of the dense search in `hybrid`; BM25 has the rest. Chosen with stand-ins, not with a trained model: latent
-semantic analysis and hashed character n-grams, which alone reach some 0.6 of BM25's nDCG@10. With them, on six small
-sets, 0.2 came within 0.005 of BM25's value and 0.3 fell below it. With the early built-in model 0.2 gains 1.1 points on
-the mean of six sets, 0.1 and 0.3 less (records/builtin.md). `scripts/compare.py --dense-weight` measures a model."""
+DENSE_WEIGHT = 0.25
+"""Share of the dense search in `hybrid`; BM25 has the rest. Chosen with the built-in model, on six sets and on the
+demo's questions: with FTS5's words any weight from 0.1 to 0.4 beats either search on the mean of the sets, 0.25 to 0.4
+alike within 0.2 points of nDCG@10, and on the demo's questions 0.15 to 0.25 is best (records/search.md). A model as
+good as BM25 wants more; `scripts/compare_search.py --dense-weight` measures it."""
 CANDIDATES = 100
 """Hits of each search that `hybrid` fuses: their spread sets the scale, so it must not depend on how many are asked."""
 
