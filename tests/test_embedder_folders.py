@@ -461,14 +461,14 @@ def test_a_hub_id_without_a_client(monkeypatch) -> None:
     assert "diffembed[hub]" in caught.value.hint
 
 
-def test_a_hub_id_fetches_json_and_safetensors_alone(monkeypatch, folder) -> None:
+def test_a_hub_id_fetches_nothing_that_could_hold_code(monkeypatch, folder) -> None:
     hub = pytest.importorskip("huggingface_hub")
     asked = []
     monkeypatch.setattr(
         hub, "snapshot_download", lambda name, *, allow_patterns: asked.append((name, allow_patterns)) or str(folder)
     )
     Embedder.load("owner/name")
-    assert asked == [("owner/name", ["*.json", "*.safetensors"])]
+    assert asked == [("owner/name", ["*.json", "*.safetensors", "merges.txt"])]
 
 
 def test_a_hub_that_does_not_answer() -> None:
