@@ -65,7 +65,7 @@ def unpack_weights(packed: dict[str, Tensor]) -> dict[str, Tensor]:
 def save_compact(backbone: Backbone, folder: Path, *, pad_id: int | None = None, eos_id: int | None = None) -> None:
     """Write config.json and the packed weights, without a vocabulary head, into an existing folder."""
     config = to_hugging_face(backbone.config, pad_id=pad_id, eos_id=eos_id)
-    weights = {name: weight for name, weight in backbone.named_parameters() if name != HEAD}
+    weights: dict[str, Tensor] = {name: weight for name, weight in backbone.named_parameters() if name != HEAD}
     save_file(pack_weights(weights), folder / COMPACT_FILE, metadata={"format": "pt"})
     (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 

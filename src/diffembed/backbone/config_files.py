@@ -1,6 +1,7 @@
 """config.json <-> a backbone's configuration. Free of torch."""
 
 import math
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,7 @@ ARCHITECTURES = {QWEN3.name: "Qwen3Model", QWEN2.name: "Qwen2Model", LLAMA.name:
 # Ours, which no other library reads, for a head that predicts the next token.
 SHIFT_KEY = "logit_shift"
 RESTORE = "restore the file"
+UNLIMITED = sys.maxsize
 
 # Our field -> the key of rope_parameters, for each kind.
 _YARN = {"attention_factor": "attention_factor", "slow_turns": "beta_slow", "fast_turns": "beta_fast"}
@@ -179,41 +181,43 @@ def _rope(data: dict[str, Any], max_positions: int) -> tuple[int | float, RopeSc
         raise CheckpointError(f"config.json cannot be used: {error.message}", hint=RESTORE) from None
 
 
-def _dynamic_limit(data: dict[str, Any]) -> int | float:
+def _dynamic_limit(data: dict[str, Any]) -> int:
     """Dynamic NTK changes the base for sequences beyond the trained positions, and for their neighbours with them.
 
     Within those positions it is plain; a text's vector must not depend on its neighbours, so the rest is left alone.
     """
     rope = {**(data.get("rope_scaling") or {}), **(data.get("rope_parameters") or {})}
     if rope.get("rope_type", rope.get("type")) != "dynamic":
-        return math.inf
+        return UNLIMITED
     key = "original_max_position_embeddings"
-    return int(_number(rope, key)) if rope.get(key) is not None else math.inf
+    return int(_number(rope, key)) if rope.get(key) is not None else UNLIMITED
 
 
-def _window(data: dict[str, Any]) -> int | float:
+def _window(data: dict[str, Any]) -> int:
     """Positions up to which a sliding window sees all, so that it makes no difference."""
     window = data.get("sliding_window")
     if window is None or not _flag(data, "use_sliding_window", data.get("model_type") == "mistral"):
-        return math.inf
+        return UNLIMITED
     return int(_number(data, "sliding_window"))
 
 
 def _direction(data: dict[str, Any], family: Family) -> Direction:
-    is_causal, looks_both_ways = (
-        _flag(data, key, None)
-        for key in ("is_causal", "use_bidirectional_attention")  # type: ignore[arg-type]
-    )
+    is_causal, looks_both_ways = (_optional_flag(data, key) for key in ("is_causal", "use_bidirectional_attention"))
     if looks_both_ways or is_causal is False:
         return "both"
     return "forward" if is_causal else family.direction
 
 
 def _flag(data: Mapping[str, Any], key: str, default: bool = False) -> bool:
+    value = _optional_flag(data, key)
+    return default if value is None else value
+
+
+def _optional_flag(data: Mapping[str, Any], key: str) -> bool | None:
     value = data.get(key)
     if not isinstance(value, bool | None):
         raise CheckpointError(f"config.json has {key} = {value!r}", hint="allowed: true, false, null")
-    return default if value is None else value
+    return value
 
 
 def _number(data: Mapping[str, Any], key: str) -> int | float:

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diffembed.backbone.layers import Attention, Layer, rotary_tables
+from diffembed.backbone.layers import Attention, Layer, RMSNorm, rotary_tables
 from diffembed.backbone.packed import PackedBatch
 from diffembed.backbone.tiles import Tile, Tiling, exact_tiles, padded_tiles, rounded_length, rounded_rows
 from diffembed.backbone.transformer import Backbone
@@ -242,6 +242,7 @@ class FusedBackbone:
 
     def _gains(self, attention: Attention, scale: float) -> tuple[Tensor, float]:
         """Learned weights of qk-norm, and the largest score that they allow."""
+        assert isinstance(attention.q_norm, RMSNorm) and isinstance(attention.k_norm, RMSNorm)
         q_gain, k_gain = attention.q_norm.weight.detach().float(), attention.k_norm.weight.detach().float()
         repeats = self.config.num_heads // self.config.num_kv_heads
         gains = self._copy(torch.cat([(q_gain * scale).expand(repeats, -1), k_gain[None]]))

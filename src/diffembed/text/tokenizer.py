@@ -186,12 +186,13 @@ class Tokenizer:
         return self.raw.token_to_id(self.names[kind]) if kind in self.names else None
 
     def _id(self, kind: str) -> int:
-        if kind not in self.names:
+        found = self.find_id(kind)
+        if found is None:
             raise CheckpointError(
                 f"the tokenizer has no {kind} token",
                 hint="use a folder saved by diffembed, or of a family that has one",
             )
-        return self.raw.token_to_id(self.names[kind])
+        return found
 
 
 def _has(raw: RawTokenizer, token: str) -> bool:
