@@ -400,7 +400,7 @@ FILES = [
 ODD = [None, True, False, 0, -1, 3, 2**70, 0.5, 1e400, "", "x", "both", [], [1], {}, {"a": None}]
 
 
-@examples(40)
+@examples(20)
 @given(data=st.data())
 def test_whatever_is_damaged_gives_findings(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("fuzz") / "model"
