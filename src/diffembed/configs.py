@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from diffembed.errors import ConfigError
+from diffembed.errors import ConfigError, DiffembedError
 
 C = TypeVar("C")
 
@@ -89,20 +89,24 @@ def digest(config: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, error: type[DiffembedError] = ConfigError) -> dict[str, Any]:
     """Read a JSON object from a file.
 
+    Args:
+        path: The file.
+        error: What to raise.
+
     Raises:
-        ConfigError: The file is missing, is not UTF-8 JSON, or holds something else than an object.
+        ConfigError: Or `error`: the file is missing, is not UTF-8 JSON, or holds something else than an object.
     """
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror or error}", hint="check the path") from None
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{path} is not valid JSON: {error}", hint="restore the file or make it anew") from None
+    except OSError as reason:
+        raise error(f"cannot read {path}: {reason.strerror or reason}", hint="check the path") from None
+    except (ValueError, RecursionError) as reason:  # no UTF-8, no JSON, an integer of 5,000 digits
+        raise error(f"{path} is not valid JSON: {reason}", hint="restore the file or make it anew") from None
     if not isinstance(data, dict):
-        raise ConfigError(f"{path} must hold a JSON object, got {type(data).__name__}", hint="restore the file")
+        raise error(f"{path} must hold a JSON object, got {type(data).__name__}", hint="restore the file")
     return data
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from diffembed.backbone.families import FAMILIES, Family
 from diffembed.backbone.names import to_ours
+from diffembed.configs import read_json
 from diffembed.errors import CheckpointError, ConfigError
 from diffembed.files import replacing, write_whole
 
@@ -150,12 +151,7 @@ def save_adapter(adapter: Adapter, folder: Path) -> None:
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is not readable JSON: {error}", hint="copy it again") from None
-    if not isinstance(config, dict):
-        raise CheckpointError(f"{path} must hold a JSON object, got {type(config).__name__}", hint="copy it again")
+    config = read_json(path, CheckpointError)
     for key, value in SUPPORTED.items():
         if config.get(key, value) not in (value, None):
             raise CheckpointError(f"{path} has {key} = {config[key]!r}", hint=f"only {value!r} is supported")

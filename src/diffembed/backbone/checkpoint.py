@@ -14,6 +14,7 @@ from diffembed.backbone.families import Family
 from diffembed.backbone.names import HEAD, find_prefix, to_theirs
 from diffembed.backbone.transformer import Backbone
 from diffembed.backbone.weight_files import MISFIT_HINT, WEIGHTS_FILE, weights_of
+from diffembed.configs import read_json
 from diffembed.errors import CheckpointError
 from diffembed.files import replacing, write_whole
 
@@ -92,13 +93,7 @@ def read_config(folder: Path) -> dict:
     path = folder / CONFIG_FILE
     if not path.is_file():
         raise CheckpointError(f"{folder} has no {CONFIG_FILE}", hint="point to a complete model folder")
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:  # ValueError: no UTF-8, no JSON, an integer of 5,000 digits
-        raise CheckpointError(f"{path} is not readable JSON: {error}", hint="restore the file") from None
-    if not isinstance(data, dict):
-        raise CheckpointError(f"{path} must hold a JSON object, got {type(data).__name__}", hint="restore the file")
-    return data
+    return read_json(path, CheckpointError)
 
 
 def parameter_shapes(config: BackboneConfig, path: Path, num_weights: int) -> dict[str, tuple[int, ...]]:

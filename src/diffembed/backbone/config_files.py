@@ -150,12 +150,7 @@ def _rope_parameters(config: BackboneConfig) -> dict[str, Any]:
 
 def _rope(data: dict[str, Any], max_positions: int) -> tuple[int | float, RopeScaling | None]:
     """Base and scaling, from transformers 5's `rope_parameters` or the older `rope_scaling` and `rope_theta`."""
-    rope: dict[str, Any] = {}
-    for key in ("rope_scaling", "rope_parameters"):
-        value = data.get(key)
-        if not isinstance(value, dict | None):
-            raise CheckpointError(f"config.json has {key} = {value!r}", hint="it must be an object")
-        rope |= value or {}
+    rope = _rope_entries(data)
     theta = _number({"rope_theta": data.get("rope_theta"), **rope}, "rope_theta")
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind in ("default", "dynamic", None):
@@ -181,12 +176,22 @@ def _rope(data: dict[str, Any], max_positions: int) -> tuple[int | float, RopeSc
         raise CheckpointError(f"config.json cannot be used: {error.message}", hint=RESTORE) from None
 
 
+def _rope_entries(data: dict[str, Any]) -> dict[str, Any]:
+    rope: dict[str, Any] = {}
+    for key in ("rope_scaling", "rope_parameters"):
+        value = data.get(key)
+        if not isinstance(value, dict | None):
+            raise CheckpointError(f"config.json has {key} = {value!r}", hint="it must be an object")
+        rope |= value or {}
+    return rope
+
+
 def _dynamic_limit(data: dict[str, Any]) -> int:
     """Dynamic NTK changes the base for sequences beyond the trained positions, and for their neighbours with them.
 
     Within those positions it is plain; a text's vector must not depend on its neighbours, so the rest is left alone.
     """
-    rope = {**(data.get("rope_scaling") or {}), **(data.get("rope_parameters") or {})}
+    rope = _rope_entries(data)
     if rope.get("rope_type", rope.get("type")) != "dynamic":
         return UNLIMITED
     key = "original_max_position_embeddings"

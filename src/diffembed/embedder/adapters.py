@@ -1,6 +1,5 @@
 """Adapter folders: `peft`'s two files, and a sidecar with what those leave out: direction, prompts, golden vectors."""
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,7 +12,7 @@ from diffembed.configs import read_json
 from diffembed.embedder.folder import read_model
 from diffembed.embedder.locate import find
 from diffembed.embedder.model import Model
-from diffembed.embedder.sidecar import FORMAT, POOLING, SIDECAR_FILE, is_same, read_golden
+from diffembed.embedder.sidecar import FORMAT, POOLING, SIDECAR_FILE, is_same, read_golden, write_sidecar
 from diffembed.errors import CheckpointError
 
 
@@ -72,17 +71,7 @@ def write_adapter(adapter: Adapter, model: Model, folder: Path, golden: Sequence
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise CheckpointError(f"{folder} is there already", hint="name a new folder")
     save_adapter(adapter, folder)
-    sidecar = {
-        "format": FORMAT,
-        "direction": model.backbone.config.direction,
-        "pooling": POOLING,
-        "prompts": dict(model.prompts),
-        "max_tokens": model.max_tokens,
-        "dims": model.backbone.config.width,
-        "trained": dict(model.trained),
-        "golden": list(golden),
-    }
-    (folder / SIDECAR_FILE).write_text(json.dumps(sidecar, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_sidecar(folder, model, golden)
 
 
 def _read_sidecar(folder: Path) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """Model folders: read with every check, written whole or not at all."""
 
-import json
 import os
 import shutil
 import threading
@@ -22,12 +21,12 @@ from diffembed.embedder.locate import checked_path
 from diffembed.embedder.model import Model
 from diffembed.embedder.sidecar import (
     FORMAT,
-    POOLING,
     SIDECAR_FILE,
     check_digests,
     is_same,
     read_golden,
     read_sidecar,
+    write_sidecar,
 )
 from diffembed.errors import CheckpointError, ConfigError
 from diffembed.files import file_digest, temporary_sibling
@@ -112,18 +111,8 @@ def write_model(model: Model, name: str | os.PathLike[str], golden: Sequence[dic
             export.write_export(model, target)
         for path in target.glob("*.safetensors"):  # safetensors makes files that only their owner may read
             path.chmod((target / CONFIG_FILE).stat().st_mode)
-        sidecar = {
-            "format": FORMAT,
-            "direction": model.backbone.config.direction,
-            "pooling": POOLING,
-            "prompts": dict(model.prompts),
-            "max_tokens": model.max_tokens,
-            "dims": model.backbone.config.width,
-            "trained": dict(model.trained),
-            "sha256": {name: file_digest(target / name) for name in HASHED_FILES if (target / name).is_file()},
-            "golden": list(golden),
-        }
-        (target / SIDECAR_FILE).write_text(json.dumps(sidecar, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        digests = {name: file_digest(target / name) for name in HASHED_FILES if (target / name).is_file()}
+        write_sidecar(target, model, golden, sha256=digests)
 
     try:
         folder = Path(os.path.realpath(path))  # `resolve` stumbles over links that lead in a circle

@@ -1,5 +1,6 @@
 """The file that `save` writes beside the weights, and the checks that it belongs to them. Costs no torch."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,11 +12,34 @@ from diffembed.files import file_digest
 from diffembed.text.instructions import ROLES
 
 if TYPE_CHECKING:
-    from diffembed.embedder.model import Golden
+    from diffembed.embedder.model import Golden, Model
 
 SIDECAR_FILE = "diffembed.json"
 FORMAT = 1
 POOLING = "mean"
+
+
+def write_sidecar(folder: Path, model: "Model", golden: Sequence[dict[str, Any]], **more: Any) -> None:
+    """Write what the files of other libraries leave out.
+
+    Args:
+        folder: Of the model, or of an adapter with which it was made.
+        model: What its files give.
+        golden: Texts with role and vector.
+        more: Further entries.
+    """
+    data = {
+        "format": FORMAT,
+        "direction": model.backbone.config.direction,
+        "pooling": POOLING,
+        "prompts": dict(model.prompts),
+        "max_tokens": model.max_tokens,
+        "dims": model.backbone.config.width,
+        "trained": dict(model.trained),
+        **more,
+        "golden": list(golden),
+    }
+    (folder / SIDECAR_FILE).write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def read_sidecar(path: Path, config: BackboneConfig) -> dict[str, Any]:

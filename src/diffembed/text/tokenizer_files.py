@@ -1,6 +1,5 @@
 """What lies beside or in place of tokenizer.json: names of special tokens, and vocab.json with merges.txt."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers import Tokenizer as RawTokenizer
 
+from diffembed.configs import read_json
 from diffembed.errors import CheckpointError
 
 TOKENIZER_FILE, TOKENIZER_CONFIG_FILE = "tokenizer.json", "tokenizer_config.json"
@@ -30,7 +30,7 @@ def read_tokenizer_config(folder: Path) -> dict[str, Any]:
         CheckpointError: It is damaged.
     """
     path = folder / TOKENIZER_CONFIG_FILE
-    return _read_object(path) if path.is_file() else {}
+    return read_json(path, CheckpointError) if path.is_file() else {}
 
 
 def special_names(config: Mapping[str, Any]) -> dict[str, str]:
@@ -65,7 +65,7 @@ def build_tokenizer(folder: Path, config: Mapping[str, Any]) -> RawTokenizer:
             f"{folder} has {VOCAB_FILE} of a {kind}",
             hint=f"known: {', '.join(QWEN2_CLASSES)}; others: {TOKENIZER_FILE}",
         )
-    vocab = _read_object(vocab_path)
+    vocab = read_json(vocab_path, CheckpointError)
     try:
         raw = RawTokenizer(models.BPE(vocab=vocab, merges=_read_merges(merges_path)))
     except Exception as error:  # the Rust side raises bare Exception
@@ -125,13 +125,3 @@ def _read_merges(path: Path) -> list[tuple[str, str]]:
     if not all(len(pair) == 2 for pair in pairs):
         raise CheckpointError(f"{path} has a line that is no pair", hint="copy it again")
     return pairs  # type: ignore[return-value]
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is not readable JSON: {error}", hint="copy it again") from None
-    if not isinstance(data, dict):
-        raise CheckpointError(f"{path} must hold a JSON object, got {type(data).__name__}", hint="copy it again")
-    return data
