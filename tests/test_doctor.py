@@ -245,7 +245,7 @@ def test_shards_are_read(folder: Path) -> None:
         (shards(**{"norm.weight": "model-1.safetensors"}), "weights"),
         (shards(**{"norm.weight": "model-3.safetensors"}), "weights"),
         (write("diffembed.json", b"\xff"), "sidecar"),
-        (edit("diffembed.json", format=2), "sidecar"),
+        (edit("diffembed.json", format=3), "sidecar"),
         (edit("diffembed.json", dims=31), "sidecar"),
         (edit("diffembed.json", pooling="cls"), "sidecar"),
         (edit("diffembed.json", prompts=[1]), "sidecar"),
@@ -331,7 +331,6 @@ def test_a_mean_of_others_that_does_not_say_where_it_looked(folder: Path) -> Non
     [
         (edit("1_Pooling/config.json", pooling_mode="cls"), "readout", "another pooling"),
         (edit("1_Pooling/config.json", pooling_mode_cls_token=True), "readout", "another pooling"),
-        (edit("1_Pooling/config.json", include_prompt=True), "readout", "pools the prompt too"),
         (edit("sentence_bert_config.json", max_seq_length="24"), "readout", "to '24' tokens"),
         (edit("sentence_bert_config.json", max_seq_length=99), "limit", "max_tokens is 99"),
         (edit("config_sentence_transformers.json", prompts={"query": "q: "}), "prompts", "no special token"),

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from diffembed import Embedder
 from diffembed.backbone import pack
-from diffembed.embedder import core, layout
+from diffembed.embedder import layout, reading
 from diffembed.errors import CheckpointError, ConfigError, DataError
 from diffembed.text.windows import cut_windows
 from tests.examples import examples
@@ -89,7 +89,7 @@ def test_a_text_alone_in_any_batch_and_any_order(texts, random, budget) -> None:
     order = list(range(len(texts)))
     random.shuffle(order)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(core, "CPU_BATCH_TOKENS", budget)
+        patch.setattr(reading, "CPU_BATCH_TOKENS", budget)
         patch.setattr(layout, "CHUNK_TEXTS", 1 + budget % 5)
         together = embedder.encode_document([texts[i] for i in order])
     np.testing.assert_allclose(together, alone[order], atol=1e-5)
@@ -228,7 +228,7 @@ def test_what_is_no_list_of_strings(embedder, texts) -> None:
     [
         ({"role": "passage"}, "role is 'passage'"),
         ({"overflow": "cut"}, "overflow is 'cut'"),
-        ({"precision": "float16"}, "precision is 'float16'"),
+        ({"precision": "float8"}, "precision is 'float8'"),
         ({"dims": 33}, "dims is 33"),
         ({"role": "document", "instruction": "x"}, "belongs to queries"),
         ({"role": "query", "instruction": "\ud800"}, "the instruction holds half a surrogate pair"),

@@ -115,7 +115,6 @@ def test_a_folder_of_sentence_transformers_without_our_sidecar(folder, embedder)
     for change, message in [
         ({"pooling_mode": "cls"}, "another pooling"),
         ({"pooling_mode_max_tokens": True}, "another pooling"),
-        ({"include_prompt": True}, "pools the prompt too"),
     ]:
         (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling | change))
         with pytest.raises(CheckpointError, match=message):
@@ -223,7 +222,7 @@ def huge_table(folder: Path) -> None:
         not_a_number,
         all_zero,
         huge_table,
-        edit(format=2),
+        edit(format=3),
         edit(format=True),
         edit(format=1.0),
         edit(dims=32.0),

@@ -248,7 +248,7 @@ DAMAGES = {
     "forward": edit("config.json", is_causal=True, use_bidirectional_attention=False),
     "another theta": edit("config.json", rope_parameters=None, rope_theta=1e-300),
     "sidecar is no text": write("diffembed.json", b"\xff"),
-    "sidecar of another format": edit("diffembed.json", format=2),
+    "sidecar of another format": edit("diffembed.json", format=3),
     "another pooling": edit("diffembed.json", pooling="cls"),
     "other dims": edit("diffembed.json", dims=31),
     "no prompts": edit("diffembed.json", prompts=None),

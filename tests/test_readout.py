@@ -7,7 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffembed.errors import ConfigError
-from diffembed.readout import SKIPPED, MeanPool, check_readout, to_precision, to_vectors
+from diffembed.readout.numbers import to_precision
+from diffembed.readout.pooling import MeanPool, to_vectors
+from diffembed.readout.spec import SKIPPED, check_output
 
 
 @given(st.lists(st.lists(st.integers(SKIPPED, 4), max_size=12), max_size=4), st.integers(0, 2**31))
@@ -60,9 +62,9 @@ def test_binary_is_one_bit_per_dimension() -> None:
 @pytest.mark.parametrize("dims", [0, -1, 9, 2.0, True, "4"])
 def test_dims_out_of_range(dims: object) -> None:
     with pytest.raises(ConfigError, match=r"(?s)dims is .*allowed: 1 to 8"):
-        check_readout(dims, "float32", width=8)  # type: ignore[arg-type]
+        check_output(dims, "float32", width=8)  # type: ignore[arg-type]
 
 
 def test_unknown_precision() -> None:
-    with pytest.raises(ConfigError, match=r"(?s)precision is 'int4'.*float32, int8, binary"):
-        check_readout(None, "int4", width=8)
+    with pytest.raises(ConfigError, match=r"(?s)precision is 'int4'.*float32, float16, int8, binary"):
+        check_output(None, "int4", width=8)

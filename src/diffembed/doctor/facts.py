@@ -7,6 +7,8 @@ from typing import Any, Literal
 from diffembed.backbone import Backbone, BackboneConfig
 from diffembed.backbone.families import Family
 from diffembed.embedder.model import Golden
+from diffembed.readout.spec import Readout
+from diffembed.text.instructions import TEXT_SLOT
 from diffembed.text.tokenizer import Tokenizer
 
 Status = Literal["ok", "warn", "fail"]
@@ -60,6 +62,8 @@ class Facts:
     is_export: bool = False
     """There are files of sentence-transformers that say how it reads the folder."""
     prompts: dict[str, str] | None = None
+    readout: Readout = field(default_factory=Readout)
+    template: str = TEXT_SLOT
     max_tokens: Any = None
     """As a file says; None where none does."""
     tokenizer: Tokenizer | None = None

@@ -20,8 +20,9 @@ from diffembed.doctor.facts import Doubt, Facts, Verdict
 from diffembed.embedder.export import MODULES_FILE, read_export
 from diffembed.embedder.locate import MODEL_PATTERNS
 from diffembed.embedder.model import LEAST_TOKENS, Model
-from diffembed.embedder.sidecar import SIDECAR_FILE, check_digests, read_golden, read_sidecar
+from diffembed.embedder.sidecar import SIDECAR_FILE, check_digests, read_golden, read_readout, read_sidecar
 from diffembed.errors import CheckpointError
+from diffembed.readout.spec import Readout
 from diffembed.text.tokenizer import Tokenizer
 from diffembed.text.tokenizer_files import QWEN2_PATTERN, TOKENIZER_FILE, read_tokenizer_config
 
@@ -148,15 +149,35 @@ def readout(facts: Facts) -> Verdict:
     """How states become a vector is said, and is what we do: sentence-transformers' files, if there is no sidecar."""
     if facts.config is None:
         return None
-    mean = "the mean of the token states, without those of the prompt"
+    path = facts.folder / SIDECAR_FILE
     if facts.sidecar is not None:
         facts.prompts, facts.max_tokens = facts.sidecar["prompts"], facts.sidecar.get("max_tokens")
-        return f"{mean}, as {SIDECAR_FILE} says"
-    if (facts.folder / SIDECAR_FILE).is_file():  # and can't be read
+        facts.readout, facts.template = read_readout(path, facts.sidecar)
+        return f"{_spelt(facts.readout)}, as {SIDECAR_FILE} says"
+    if path.is_file():  # and can't be read
         return None
     export = read_export(facts.folder)
-    facts.prompts, facts.max_tokens = (export["prompts"], export["max_tokens"]) if export else ({}, None)
-    return f"{mean}, as the files of sentence-transformers say" if export else f"{mean}; the folder does not say"
+    if export is None:
+        facts.prompts = {}
+        return f"{_spelt(facts.readout)}; the folder does not say"
+    facts.prompts, facts.max_tokens, facts.readout = export["prompts"], export["max_tokens"], export["readout"]
+    return f"{_spelt(facts.readout)}, as the files of sentence-transformers say"
+
+
+def _spelt(readout: Readout) -> str:
+    """A readout in words."""
+    count = (readout.query_masks, readout.document_masks)
+    words = {
+        "mean": "the mean of the token states",
+        "weighted_mean": "the mean of the token states, the n-th counting n times",
+        "last": "the last token's state",
+        "masks": f"the states that predict {count[0]} mask tokens behind a query and {count[1]} behind a document",
+    }[readout.pooling]
+    if readout.is_mean:
+        words += ", those of the prompt too" if readout.counts_prompt else ", without those of the prompt"
+    if readout.pooling == "masks":
+        words += ", a vector each" if readout.multi else ", as their mean"
+    return words + {"row": "", "tanh": ", as int8 codes by tanh", "calibrated": "; int8 with one scale"}[readout.codes]
 
 
 def tokenizer(facts: Facts) -> Verdict:
@@ -196,7 +217,9 @@ def prompts(facts: Facts) -> Verdict:
     _model(facts, facts.tokenizer, found, max(facts.config.max_positions, LEAST_TOKENS))  # `limit` looks at max_tokens
     facts.prompts = found
     said = [f"{role} {json.dumps(prompt, ensure_ascii=False)}" for role, prompt in found.items() if prompt]
-    return f"{', '.join(said)}; ends in a special token" if said else "none"
+    if not said:
+        return "none"
+    return f"{', '.join(said)}; ends in a special token" if facts.readout.is_mean else ", ".join(said)
 
 
 def limit(facts: Facts) -> Verdict:
@@ -233,7 +256,14 @@ def _model(facts: Facts, tokenizer: Tokenizer, prompts: dict[str, str], max_toke
     assert facts.config is not None
     with torch.device("meta"):
         backbone = Backbone(replace(facts.config, num_layers=1, head="none"))
-    Model(backbone=backbone, tokenizer=tokenizer, prompts=prompts, max_tokens=max_tokens)
+    Model(
+        backbone=backbone,
+        tokenizer=tokenizer,
+        prompts=prompts,
+        max_tokens=max_tokens,
+        readout=facts.readout,
+        template=facts.template,
+    )
 
 
 def _compact_backbone(path: Path, config: BackboneConfig) -> Backbone:

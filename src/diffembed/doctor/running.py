@@ -8,7 +8,7 @@ import numpy as np
 from diffembed.doctor.facts import Doubt, Facts, Verdict
 from diffembed.embedder import Embedder
 from diffembed.embedder.export import VERSIONS
-from diffembed.embedder.golden import TEXTS
+from diffembed.embedder.golden import TEXTS, least_cosine
 from diffembed.embedder.locate import fingerprint as fingerprint_of
 from diffembed.embedder.placement import number_format, place
 from diffembed.errors import CheckpointError
@@ -32,7 +32,7 @@ def vectors(facts: Facts) -> Verdict:
             "texts get vectors, and none were saved with the model to compare them with",
             "Embedder.load(...).save(...) writes some, once you trust the model",
         )
-    cosines = [_cosine(embedder.embed([text], role).vectors[0], saved) for role, text, saved in facts.golden]
+    cosines = [least_cosine(embedder.embed([text], role).vectors[0], saved) for role, text, saved in facts.golden]
     worst = int(np.argmin(cosines))  # a NaN counts as the least
     if not cosines[worst] >= LEAST_COSINE:
         raise CheckpointError(
@@ -75,12 +75,6 @@ def fingerprint(facts: Facts) -> Verdict:
     """What an index keeps of the model, to know it again."""
     of_adapter = "" if facts.adapter_folder is None else f", its adapter {fingerprint_of(facts.adapter_folder)}"
     return f"{fingerprint_of(facts.folder)}{of_adapter}"
-
-
-def _cosine(vector: np.ndarray, saved: list[float]) -> float:
-    with np.errstate(all="ignore"):  # a damaged file may say 1e300
-        other = np.array(saved, np.float64)
-        return float(vector.astype(np.float64) @ (other / np.linalg.norm(other)))
 
 
 def _numbers(release: str) -> tuple[int, ...]:

@@ -12,7 +12,7 @@ from diffembed.configs import read_json
 from diffembed.embedder.folder import read_model
 from diffembed.embedder.locate import find
 from diffembed.embedder.model import Model
-from diffembed.embedder.sidecar import FORMAT, POOLING, SIDECAR_FILE, is_same, read_golden, write_sidecar
+from diffembed.embedder.sidecar import SIDECAR_FILE, check_format, read_golden, read_readout, write_sidecar
 from diffembed.errors import CheckpointError
 
 
@@ -50,7 +50,10 @@ def load_with_adapter(
     model = read_model(folder, direction or facts.get("direction"))
     weights = read.merged(model.backbone.state_dict())
     backbone = Backbone.from_weights(model.backbone.config, weights).requires_grad_(False).eval()
-    own = {key: facts[key] for key in ("prompts", "max_tokens", "trained")} if facts else {}
+    own: dict[str, Any] = {}
+    if facts:
+        own = {key: facts[key] for key in ("prompts", "max_tokens", "trained")}
+        own["readout"], own["template"] = read_readout(place / SIDECAR_FILE, facts)
     is_as_saved = bool(facts) and direction in (None, facts["direction"])
     golden = read_golden(place / SIDECAR_FILE, facts) if is_as_saved else []
     return folder, replace(model, backbone=backbone, **own, golden=golden), read
@@ -80,8 +83,7 @@ def _read_sidecar(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     facts = read_json(path)
-    if not is_same(facts.get("format"), FORMAT) or facts.get("pooling") != POOLING:
-        raise CheckpointError(f"{path} is of another format, or asks for another pooling", hint="upgrade diffembed")
+    check_format(path, facts)
     kinds = {"direction": str, "prompts": dict, "max_tokens": int, "trained": dict, "golden": list, "dims": int}
     for key, kind in kinds.items():
         if type(facts.get(key)) is not kind:

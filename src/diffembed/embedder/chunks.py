@@ -13,11 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffembed.backbone.packed import split_by_tokens
+from diffembed.embedder.layout import Counted, Frame, Piece, count_tokens
 from diffembed.embedder.report import Report
 from diffembed.errors import DataError
-from diffembed.readout import SKIPPED
+from diffembed.readout.spec import SKIPPED, Readout
 from diffembed.text.chunking import check_chunk_tokens, cut_chunks
-from diffembed.text.tokenizer import Tokenizer
+from diffembed.text.tokenizer import Framed, Tokenizer
 from diffembed.text.windows import Window, cut_windows
 
 
@@ -51,69 +52,77 @@ class ChunkLayout:
     """A document as token ids, and to which chunk each token belongs."""
 
     spans: list[tuple[int, int]]
-    ids: list[int]
+    text: Framed
+    frame: Frame
     chunks_T: NDArray[np.int64]
     """Number of each token's chunk."""
-    prompt: list[int]
-    suffix: list[int]
     windows: list[Window]
 
     def report(self, seconds: float) -> Report:
         """What reading the document in one go amounts to."""
-        num_windows = len(self.windows)
+        num_windows, num_tokens = len(self.windows), len(self.text.ids)
         return Report(
             texts=1,
-            tokens=len(self.prompt) + len(self.ids) + len(self.suffix) if self.spans else 0,
+            tokens=self.frame.max_tokens - self.frame.room(self.text) + num_tokens if self.spans else 0,
             truncated=0,
             windowed=int(num_windows > 1),
             windows=num_windows if num_windows > 1 else 0,
-            empty=int(not self.ids),
+            empty=int(not num_tokens),
             seconds=seconds,
         )
 
-    def sequence(self, window: Window) -> list[int]:
-        """A window with prompt and suffix."""
-        return [*self.prompt, *self.ids[window.start : window.stop], *self.suffix]
+    def piece(self, window: Window) -> Piece:
+        """A window with what stands around it, as if the document were one text."""
+        return self.frame.piece(0, self.text, window)
 
-    def rows(self, window: Window, first: int) -> NDArray[np.int64]:
-        """For each token of a sequence the chunk that counts it, `first` being the number of the first; or SKIPPED."""
-        rows = np.full(len(self.prompt) + window.stop - window.start + len(self.suffix), SKIPPED, np.int64)
-        start = len(self.prompt) - window.start
-        own = slice(window.own_start, window.own_stop)
-        rows[start + window.own_start : start + window.own_stop] = first + self.chunks_T[own]
-        if window.is_last:
-            rows[len(rows) - len(self.suffix) :] = first + len(self.spans) - 1
-        return rows
+    def rows(self, piece: Piece, counted: Counted, first: int) -> NDArray[np.int64]:
+        """The chunk of each counted token of a piece, `first` being the number of the first chunk; or SKIPPED.
+
+        What stands before the document counts for its first chunk, if at all, and what stands behind for its last.
+        """
+        chunks = np.full(len(piece.ids), len(self.spans) - 1, np.int64)
+        chunks[: piece.before] = 0
+        window, start = piece.window, piece.before - piece.window.start
+        own = self.chunks_T[window.start : window.stop]
+        chunks[start + window.start : start + window.start + len(own)] = own
+        return np.where(counted.rows_T == SKIPPED, SKIPPED, first + chunks)
 
 
-def batches(layouts: Sequence[ChunkLayout], budget: int) -> Iterator[tuple[list[list[int]], NDArray[np.int64]]]:
+def batches(layouts: Sequence[ChunkLayout], readout: Readout, budget: int) -> Iterator[tuple[list[list[int]], Counted]]:
     """Sequences for the backbone, sorted by length, and the chunk of each of their tokens, counted over all documents.
 
     The windows of a document are of one length and keep their order, so its sums don't depend on the others.
 
     Args:
         layouts: Of documents.
+        readout: One that is a mean.
         budget: Tokens of a batch; a longer sequence is a batch of its own.
     """
     firsts = np.cumsum([0, *(len(layout.spans) for layout in layouts)]).tolist()
     pieces = [
-        (layout, window, first)
+        (layout.piece(window), layout, first)
         for layout, first in zip(layouts, firsts[:-1], strict=True)
         for window in (layout.windows if layout.spans else [])
     ]
-    pieces = [(layout.sequence(window), layout, window, first) for layout, window, first in pieces]
-    pieces.sort(key=lambda piece: len(piece[0]))
-    for part in split_by_tokens([len(sequence) for sequence, *_ in pieces], budget):
-        rows = [layout.rows(window, first) for _, layout, window, first in pieces[part]]
-        yield [sequence for sequence, *_ in pieces[part]], np.concatenate(rows)
+    pieces.sort(key=lambda each: len(each[0].ids))
+    for part in split_by_tokens([len(piece.ids) for piece, *_ in pieces], budget):
+        counted = [count_tokens([piece], readout, looks_before=False) for piece, *_ in pieces[part]]
+        rows = [
+            layout.rows(piece, own, first) for (piece, layout, first), own in zip(pieces[part], counted, strict=True)
+        ]
+        weights = [own.weights_T for own in counted if own.weights_T is not None]
+        yield (
+            [piece.ids for piece, *_ in pieces[part]],
+            Counted(np.concatenate(rows), np.concatenate(weights) if weights else None),
+        )
 
 
 def lay_out_chunks(
     document: str,
     tokenizer: Tokenizer,
     *,
-    prompt: list[int],
-    max_tokens: int,
+    around: tuple[str, str],
+    frame: Frame,
     chunk_tokens: int,
     headings: Sequence[int],
 ) -> ChunkLayout:
@@ -122,8 +131,8 @@ def lay_out_chunks(
     Args:
         document: Any text.
         tokenizer: Of the model.
-        prompt: Token ids before each window, which pooling skips.
-        max_tokens: Limit of a sequence, prompt and suffix included.
+        around: What stands before and behind each window.
+        frame: What else does.
         chunk_tokens: Most tokens of a chunk.
         headings: Characters where a section begins, ascending.
 
@@ -131,22 +140,15 @@ def lay_out_chunks(
         ConfigError: A chunk of this size does not fit into the model, or the headings are none of this document.
         DataError: The document is no Unicode string.
     """
-    room = max_tokens - len(prompt) - len(tokenizer.suffix)
-    check_chunk_tokens(chunk_tokens, room)
+    check_chunk_tokens(chunk_tokens, frame.room(tokenizer.frame([""], *around)[0]))
     if not isinstance(document, str):
         raise DataError(
             f"a document must be a string, got {type(document).__name__}", hint="call this once for each document"
         )
-    ids, offsets = tokenizer.encode_with_offsets([document])[0]
-    starts_T = np.fromiter((start for start, _ in offsets), np.int64, len(offsets))
+    [text] = tokenizer.frame([document], *around, spans=True)
+    starts_T = np.fromiter((start for start, _ in text.spans), np.int64, len(text.spans))
     spans = cut_chunks(document, starts_T, chunk_tokens=chunk_tokens, headings=headings)
     starts_C = np.array([start for start, _ in spans], np.int64)
     chunks_T = np.maximum(starts_C.searchsorted(starts_T, "right") - 1, 0)
-    return ChunkLayout(
-        spans=spans,
-        ids=ids,
-        chunks_T=chunks_T,
-        prompt=prompt,
-        suffix=tokenizer.suffix,
-        windows=cut_windows(len(ids), room),
-    )
+    windows = cut_windows(len(text.ids or frame.stand_in), frame.room(text))
+    return ChunkLayout(spans=spans, text=text, frame=frame, chunks_T=chunks_T, windows=windows)

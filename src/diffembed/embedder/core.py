@@ -3,9 +3,9 @@
 import os
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,28 +13,25 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from diffembed.backbone import DIRECTIONS, Backbone, Direction, pack
+from diffembed.backbone import DIRECTIONS, Backbone, Direction
 from diffembed.backbone.adapter import Adapter
 from diffembed.backbone.compact import pack_weights, unpack_weights
 from diffembed.backbone.fused import FusedBackbone
 from diffembed.embedder import adapters, folder, golden
 from diffembed.embedder.chunks import Chunk, ChunkLayout, Chunks, lay_out_chunks
 from diffembed.embedder.chunks import batches as batches_of_chunks
-from diffembed.embedder.explain import Explanation, check_texts, share_out
-from diffembed.embedder.layout import OVERFLOWS, Layout, Overflow, batches, lay_out, read_chunks, token_rows
+from diffembed.embedder.explain import Explanation, TokenShare, check_texts, share_out
+from diffembed.embedder.layout import OVERFLOWS, Frame, Layout, Overflow, batches, lay_out, read_chunks
 from diffembed.embedder.locate import fingerprint
 from diffembed.embedder.model import Model
 from diffembed.embedder.placement import number_format, place
+from diffembed.embedder.reading import Reader
 from diffembed.embedder.report import Encoded, Report
 from diffembed.errors import CheckpointError, ConfigError
-from diffembed.readout import MeanPool, Precision, check_readout, to_precision, to_vectors
-from diffembed.text.instructions import DEFAULT_PROMPTS, ROLES, Role, instruction_prompt
+from diffembed.readout.numbers import calibrate, to_precision
+from diffembed.readout.spec import Precision, Readout, check_output
+from diffembed.text.instructions import DEFAULT_PROMPTS, ROLES, Role
 from diffembed.text.tokenizer import Tokenizer
-
-# Tokens in a batch. A CPU wants what stays in its caches (1,024 and 2,048 measured equal, 512 and 4,096 slower); a GPU
-# wants enough to be busy.
-CPU_BATCH_TOKENS = 2_048
-GPU_BATCH_TOKENS = 32_768
 
 
 class Embedder:
@@ -42,14 +39,14 @@ class Embedder:
 
     A text's vector is the mean of its token states after the final norm, scaled to unit length. Its prompt is read
     but not counted; the EOS that ends it is. It doesn't depend on the other texts of a call. A special token written
-    out in a text (`<|eos|>`) is read as that token, as sentence-transformers does.
+    out in a text (`<|eos|>`) is read as that token, as sentence-transformers does. `with_readout` reads other states.
 
     Use `load` or `from_backbone` to make one.
     """
 
     def __init__(self, model: Model, *, dtype: torch.dtype, device: torch.device) -> None:
         self._model = model
-        self._engine = FusedBackbone(model.backbone, dtype=dtype, device=device)
+        self._reader = Reader(FusedBackbone(model.backbone, dtype=dtype, device=device), model.readout)
         self._adapter: Adapter | None = None
         self._has_warned = False
         self.folder: Path | None = None
@@ -133,6 +130,57 @@ class Embedder:
         )
         return cls(model, dtype=number_format(dtype, on), device=on)
 
+    def with_readout(
+        self,
+        readout: Readout | None = None,
+        *,
+        prompts: Mapping[str, str] | None = None,
+        template: str | None = None,
+    ) -> "Embedder":
+        """The same model, read out another way; the weights are shared.
+
+        Args:
+            readout: Which states make a vector, and in which codes it is written; see `Readout` and `masks`. The
+                model's own when absent.
+            prompts: By role. Each stands before a text, or around it where it has a `{text}`. The model's own when
+                absent.
+            template: Stands around every text with its prompt, and has a `{text}`: that of a chat model
+                (`diffembed.backbone.families`). The model's own when absent.
+
+        Raises:
+            CheckpointError: The model can't be read so: it has no mask token, or looks ahead only.
+        """
+        model = replace(
+            self._model,
+            readout=self._model.readout if readout is None else readout,
+            prompts=self._model.prompts if prompts is None else dict(prompts),
+            template=self._model.template if template is None else template,
+            golden=(),
+        )
+        other = copy(self)
+        other._model, other._reader = model, Reader(self._reader.engine, model.readout)
+        other._has_warned, other.last_report = False, None
+        if model != replace(self._model, golden=()):  # what lies in the folder is read another way
+            other.folder = other.fingerprint = None
+        return other
+
+    def calibrate(self, texts: Iterable[str], role: Role | None = "document") -> "Embedder":
+        """The same model with one scale for all int8 codes, found on texts; `save` keeps it.
+
+        Products of two such codes order texts as cosines do, in any store that compares int8 by products.
+
+        Args:
+            texts: A few hundred like those to be embedded.
+            role: What they are.
+
+        Raises:
+            ConfigError: There is no text, or the model's vectors are codes already (pplx-embed).
+        """
+        if self.readout.codes == "tanh":
+            raise ConfigError("this model's vectors are int8 codes by themselves", hint="use precision='int8'")
+        scale = calibrate(self.embed(texts, role).vectors)
+        return self.with_readout(replace(self.readout, codes="calibrated", scale=scale))
+
     @property
     def dims(self) -> int:
         """Length of a full vector."""
@@ -146,11 +194,16 @@ class Embedder:
     @property
     def document_tokens(self) -> int:
         """Tokens of a document that are read at a time: the limit without prompt and suffix."""
-        return self.max_tokens - len(self._prompt_ids("document", None)) - len(self.tokenizer.suffix)
+        return self._frame("document").room(self.tokenizer.frame([""], *self._around("document", None))[0])
 
     @property
     def direction(self) -> Direction:
         return self._model.backbone.config.direction
+
+    @property
+    def readout(self) -> Readout:
+        """Which states make a vector, and how it is written."""
+        return self._model.readout
 
     @property
     def prompts(self) -> dict[str, str]:
@@ -169,11 +222,11 @@ class Embedder:
     @property
     def dtype(self) -> torch.dtype:
         """In which the products run; pooling and vectors are fp32 always."""
-        return self._engine.dtype
+        return self._reader.engine.dtype
 
     @property
     def device(self) -> torch.device:
-        return self._engine.device
+        return self._reader.engine.device
 
     def __repr__(self) -> str:
         dtype = str(self.dtype).removeprefix("torch.")
@@ -235,14 +288,16 @@ class Embedder:
             role: What they are; None for no prompt.
             instruction: For queries, in place of the model's own prompt.
             dims: Keep the first dims, then scale to unit length again.
-            precision: float32; int8: each row times 127 / its largest magnitude, so that a row divided by its length is
-                the vector again; binary: a bit per dimension, eight in a uint8 (np.packbits of vector > 0).
+            precision: float32; float16; int8: each row times 127 / its largest magnitude, so that a row divided by its
+                length is the vector again, unless the readout's `codes` say otherwise; binary: a bit per dimension,
+                eight in a uint8 (np.packbits of vector > 0).
             overflow: What happens to a text over the limit. `window`: it is read in overlapping windows, and each token
                 counts once, from the window where it stands farther from an edge. `truncate`: its beginning counts, and
                 a warning is given once. `error`: DataError, for an empty text too.
 
         Returns:
-            Vectors in the order of the texts, and the report.
+            Vectors in the order of the texts, and the report. A readout with several vectors a text has (texts,
+            vectors, dims); compare them by `diffembed.readout.numbers.maxsim`.
 
         Raises:
             ConfigError: An argument cannot be used.
@@ -250,23 +305,21 @@ class Embedder:
             CheckpointError: The model gave numbers that make no vector.
         """
         started = time.perf_counter()
-        check_readout(dims, precision, width=self.dims)
+        check_output(dims, precision, width=self.dims)
         if overflow not in OVERFLOWS:
             raise ConfigError(f"overflow is {overflow!r}", hint=f"allowed: {', '.join(OVERFLOWS)}")
-        prompt = self._prompt_ids(role, instruction)
+        around, frame = self._around(role, instruction), self._frame(role)
+        each = self.readout.num_vectors(role) if self.readout.multi else None
         layouts: list[Layout] = []
-        parts = [to_precision(np.empty((0, dims or self.dims), np.float32), precision)]
+        nothing = np.empty((0, dims or self.dims) if each is None else (0, each, dims or self.dims), np.float32)
+        parts = [to_precision(nothing, precision)]
         for first, chunk in read_chunks(texts):
-            layout = lay_out(
-                self.tokenizer.encode(chunk),
-                first=first,
-                prompt=prompt,
-                suffix=self.tokenizer.suffix,
-                stand_in=self.tokenizer.stand_in,
-                max_tokens=self.max_tokens,
-                overflow=overflow,
+            layout = lay_out(self.tokenizer.frame(chunk, *around), frame, first=first, overflow=overflow)
+            read = (
+                ([piece.ids for piece in batch], self._reader.count(batch))
+                for batch in batches(layout.pieces, self._reader.batch_tokens)
             )
-            parts.append(to_precision(self._vectors(layout, first, dims), precision))
+            parts.append(self._reader.vectors(read, layout.texts, dims, precision, each=each, first=first))
             layout.pieces.clear()
             layouts.append(layout)
         counts = {
@@ -320,8 +373,15 @@ class Embedder:
 
         They go through the model together where that leaves every bit as it is, and on a GPU; else one by one.
         """
-        check_readout(dims, "float32", width=self.dims)
-        together = self._engine.is_batch_exact or self.device.type != "cpu"
+        check_output(dims, "float32", width=self.dims)
+        if contextual and not self.readout.is_mean:
+            raise ConfigError(
+                f"contextual chunks are means of their tokens' states, and the readout is {self.readout.pooling!r}",
+                hint="use contextual=False, or a readout that is a mean",
+            )
+        if self.readout.multi:
+            raise ConfigError("the readout gives several vectors a text", hint="masks(..., multi=False) gives one")
+        together = self._reader.engine.is_batch_exact or self.device.type != "cpu"
         size = len(documents) if together else 1
         chunks: list[Chunks] = []
         for start in range(0, len(documents), max(size, 1)):
@@ -332,13 +392,13 @@ class Embedder:
         self, documents: Sequence[tuple[str, Sequence[int]]], chunk_tokens: int, contextual: bool, dims: int | None
     ) -> list[Chunks]:
         started = time.perf_counter()
-        prompt = self._prompt_ids("document", None)
+        around, frame = self._around("document", None), self._frame("document")
         layouts = [
             lay_out_chunks(
                 document,
                 self.tokenizer,
-                prompt=prompt,
-                max_tokens=self.max_tokens,
+                around=around,
+                frame=frame,
                 chunk_tokens=chunk_tokens,
                 headings=headings,
             )
@@ -347,7 +407,8 @@ class Embedder:
         if not contextual:
             return [self._embed_apart(text, layout, dims) for (text, _), layout in zip(documents, layouts, strict=True)]
         total = sum(len(layout.spans) for layout in layouts)
-        vectors = self._pooled(batches_of_chunks(layouts, self._batch_tokens), total, dims, "chunk", 0)
+        read = batches_of_chunks(layouts, self.readout, self._reader.batch_tokens)
+        vectors = self._reader.vectors(read, total, dims, "float32", unit="chunk")
         seconds = time.perf_counter() - started
         cuts = np.cumsum([len(layout.spans) for layout in layouts])[:-1]
         return [
@@ -381,25 +442,28 @@ class Embedder:
             The cosine, and the tokens of both texts with their shares, which add up to it on each side.
 
         Raises:
-            ConfigError: The instruction cannot be used.
+            ConfigError: The instruction cannot be used, or the readout is not linear: codes by tanh, several vectors.
             DataError: A text is no Unicode string.
             CheckpointError: The model gave numbers that make no vector.
         """
         check_texts(query, document)
+        if not self.readout.is_linear:
+            found, way_out = "codes by tanh", "with_readout(Readout()) has none"
+            if self.readout.multi:
+                found, way_out = "several vectors a text", "with_readout(masks(..., multi=False)) gives one"
+            raise ConfigError(f"a score splits over tokens of one mean, and this readout is {found}", hint=way_out)
         asked = self.embed([query], "query", instruction=instruction).vectors[0]
         found = self.embed([document]).vectors[0]
-        shares = partial(
-            share_out,
-            engine=self._engine,
-            tokenizer=self.tokenizer,
-            max_tokens=self.max_tokens,
-            batch_tokens=self._batch_tokens,
-            centred=centred,
-        )
+
+        def shares(text: str, role: Role, own: NDArray[np.float32], other: NDArray[np.float32]) -> list[TokenShare]:
+            around = self._around(role, instruction if role == "query" else None)
+            [framed] = self.tokenizer.frame([text], *around, spans=True)
+            return share_out(text, framed, self._frame(role), own, other, reader=self._reader, centred=centred)
+
         return Explanation(
             score=float(asked @ found),
-            query=shares(query, self._prompt_ids("query", instruction), asked, found),
-            document=shares(document, self._prompt_ids("document", None), found, asked),
+            query=shares(query, "query", asked, found),
+            document=shares(document, "document", found, asked),
         )
 
     def save(self, path: str | os.PathLike[str], *, weights: folder.Weights = "float32") -> None:
@@ -440,53 +504,23 @@ class Embedder:
         exact = Embedder(self._model, dtype=torch.float32, device=torch.device("cpu"))
         adapters.write_adapter(self._adapter, self._model, Path(path), golden.make(exact))
 
-    def _prompt_ids(self, role: Role | None, instruction: str | None) -> list[int]:
-        """What stands before a text and is not counted: the tokenizer's own prefix, then the prompt."""
-        return [*self.tokenizer.prefix, *self.tokenizer.encode([self._prompt(role, instruction)])[0]]
+    def _frame(self, role: Role | None) -> Frame:
+        tokenizer, num_masks = self.tokenizer, self.readout.num_masks(role)
+        return Frame(
+            prefix=tokenizer.prefix,
+            masks=[tokenizer.mask_token_id] * num_masks if num_masks else [],
+            suffix=tokenizer.suffix,
+            stand_in=tokenizer.filler if num_masks else tokenizer.stand_in,
+            max_tokens=self.max_tokens,
+        )
 
-    def _prompt(self, role: Role | None, instruction: str | None) -> str:
+    def _around(self, role: Role | None, instruction: str | None) -> tuple[str, str]:
+        """What stands before and behind a text."""
         if role is not None and role not in ROLES:
             raise ConfigError(f"role is {role!r}", hint=f"allowed: {', '.join(ROLES)}, None")
-        if instruction is None:
-            return "" if role is None else self._model.prompts.get(role, "")
-        if role != "query":
+        if instruction is not None and role != "query":
             raise ConfigError(f"an instruction belongs to queries, and the role is {role}", hint="use encode_query")
-        return instruction_prompt(instruction, self._model.instruction_format)
-
-    @property
-    def _batch_tokens(self) -> int:
-        return CPU_BATCH_TOKENS if self.device.type == "cpu" else GPU_BATCH_TOKENS
-
-    def _vectors(self, layout: Layout, first: int, dims: int | None) -> NDArray[np.float32]:
-        parts = batches(layout.pieces, self._batch_tokens)
-        read = (([piece.ids for piece in batch], token_rows(batch)) for batch in parts)
-        return self._pooled(read, layout.texts, dims, "text", first)
-
-    @torch.inference_mode()
-    def _pooled(
-        self,
-        read: Iterator[tuple[list[list[int]], NDArray[np.int64]]],
-        num_rows: int,
-        dims: int | None,
-        unit: str,
-        first: int,
-    ) -> NDArray[np.float32]:
-        """One vector per row, of sequences sorted by length and the row of each of their tokens."""
-        pool = MeanPool(num_rows, self.dims, self.device)
-        for sequences, rows_T in read:
-            # Sorted by length, so packing keeps their order.
-            states_TD = self._engine(pack(sequences, self.device))
-            pool.add(states_TD, torch.from_numpy(rows_T).to(self.device))
-        means_ND = pool.means()
-        norms_N = means_ND[:, :dims].norm(dim=-1)
-        is_sound_N = means_ND.isfinite().all(dim=-1) & norms_N.isfinite() & (norms_N > golden.LEAST_NORM)
-        if not bool(is_sound_N.all()):
-            number = first + int(is_sound_N.logical_not().nonzero()[0])
-            raise CheckpointError(
-                f"the model gave no finite vector with a direction for {unit} {number}",
-                hint="its weights are damaged; copy them again",
-            )
-        return to_vectors(means_ND, dims).cpu().numpy()
+        return self._model.around(role, instruction)
 
     def _remember(self, encoded: Encoded) -> NDArray[Any]:
         self.last_report = encoded.report

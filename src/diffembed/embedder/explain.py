@@ -1,27 +1,25 @@
 """A score as a sum over tokens: how much of the cosine is carried at each of them.
 
-A text's vector is the mean of its token states scaled to unit length, so its product with any other vector is the sum
-of the products of its tokens: arithmetic, without a model of the model.
+A text's vector is a weighted mean of token states scaled to unit length, so its product with any other vector is the
+sum of the products of its tokens: arithmetic, without a model of the model.
 
-Shape letters: T counted tokens of a text, D width.
+Shape letters: D width.
 """
 
 import re
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from diffembed.backbone import pack
-from diffembed.backbone.fused import FusedBackbone
-from diffembed.embedder.layout import batches, lay_out, token_rows
+from diffembed.embedder.layout import Frame, Piece, batches, lay_out
+from diffembed.embedder.reading import Reader
 from diffembed.errors import DataError
 from diffembed.index.words import UNSPACED
-from diffembed.readout import SKIPPED
-from diffembed.text.tokenizer import Tokenizer
+from diffembed.text.tokenizer import Framed
 
 # As the index sees words, but for the other visible characters, each of which is one here: they have shares too.
 _UNSPACED = UNSPACED.pattern
@@ -41,8 +39,9 @@ class TokenShare:
     share: float
     """Negative where the token's state points away from the other text."""
     special: bool
-    """Whether the model added it: the EOS behind a text, or what is read in place of an empty one. Its span is empty
-    and at the end. A special token that is written out in the text is part of the text."""
+    """Whether the model added it: the EOS behind a text, what is read in place of an empty one, a mask, or a prompt's
+    token where the mean counts those. Its span is empty, and at the beginning or end. A special token that is written
+    out in the text is part of the text."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,14 +87,12 @@ def check_texts(query: str, document: str) -> None:
 
 def share_out(
     text: str,
-    prompt: list[int],
+    framed: Framed,
+    frame: Frame,
     own: NDArray[np.float32],
     other: NDArray[np.float32],
     *,
-    engine: FusedBackbone,
-    tokenizer: Tokenizer,
-    max_tokens: int,
-    batch_tokens: int,
+    reader: Reader,
     centred: bool,
 ) -> list[TokenShare]:
     """Read a text once more, and split the product of its vector with another over its tokens.
@@ -104,41 +101,52 @@ def share_out(
 
     Args:
         text: A query or a document.
-        prompt: Token ids that are read before it and don't count.
+        framed: Its tokens and their spans.
+        frame: What stands around it.
         own: (D,), its vector.
         other: (D,), the other text's vector.
-        engine: What made the states of `own`.
-        tokenizer: Of the model.
-        max_tokens: Limit of a sequence; a longer text is read in windows.
-        batch_tokens: Tokens that are computed at a time.
+        reader: What made `own`.
         centred: Subtract the mean share from each.
     """
-    [(ids, spans)] = tokenizer.encode_with_offsets([text])
-    layout = lay_out(
-        [ids],
-        first=0,
-        prompt=prompt,
-        suffix=tokenizer.suffix,
-        stand_in=tokenizer.stand_in,
-        max_tokens=max_tokens,
-        overflow="window",
-    )
-    vectors_D2 = torch.from_numpy(np.stack([other, own], axis=1)).to(engine.device)
-    parts = []
-    # The windows of a text are of one length, so sorting leaves them, and their tokens, in the order of the text.
-    for batch in batches(layout.pieces, batch_tokens):
-        along_T2 = engine(pack([piece.ids for piece in batch], engine.device)) @ vectors_D2
-        parts.append(along_T2.cpu().numpy()[token_rows(batch) != SKIPPED])
-    other_T, own_T = np.concatenate(parts).astype(np.float64).T
+    pieces = lay_out([framed], frame, first=0, overflow="window").pieces
+    vectors_D2 = np.stack([other, own], axis=1)
+    num_tokens = len(framed.ids)
+    along = dict.fromkeys(((Part.TEXT, place) for place in range(num_tokens)), 0.0)
+    length_along = 0.0
+    for batch in batches(pieces, reader.batch_tokens):
+        places = [(piece, number) for piece in batch for number in range(len(piece.ids))]
+        for token, (share, own_share) in reader.products(batch, vectors_D2):
+            key = _place(*places[token], num_tokens)
+            along[key] = along.get(key, 0.0) + share
+            length_along += own_share
+    ordered = sorted(along)
     # Along its own vector the states add up to the length of their sum, by which the vector was scaled.
-    shares_T = other_T / own_T.sum()
+    shares = np.array([along[key] for key in ordered]) / length_along
     if centred:
-        shares_T -= shares_T.mean()
-    spans = [*spans, *[(len(text), len(text))] * (len(shares_T) - len(ids))]
-    return [
-        TokenShare(text[start:end], start, end, share, special=number >= len(ids))
-        for number, ((start, end), share) in enumerate(zip(spans, shares_T.tolist(), strict=True))
-    ]
+        shares -= shares.mean()
+    found = []
+    for (part, place), share in zip(ordered, shares.tolist(), strict=True):
+        start, end = framed.spans[place] if part == Part.TEXT else (part == Part.BEHIND and len(text),) * 2
+        found.append(TokenShare(text[start:end], int(start), int(end), share, special=part != Part.TEXT))
+    return found
+
+
+class Part(IntEnum):
+    """Where a token stands, in the order of the text."""
+
+    BEFORE = 0
+    TEXT = 1
+    BEHIND = 2
+
+
+def _place(piece: Piece, number: int, num_tokens: int) -> tuple[Part, int]:
+    """Where a token of a piece stands; what is around the text has the same place in every window."""
+    if number < piece.before:
+        return Part.BEFORE, number
+    place = number - piece.before + piece.window.start
+    if place < min(piece.window.stop, num_tokens):
+        return Part.TEXT, place
+    return Part.BEHIND, number - len(piece.ids)
 
 
 def by_word(text: str, tokens: Sequence[TokenShare]) -> list[WordShare]:

@@ -10,6 +10,8 @@ from typing import Any
 from diffembed.configs import read_json
 from diffembed.embedder.model import Model
 from diffembed.errors import CheckpointError
+from diffembed.readout.spec import Codes, Pooling, Readout
+from diffembed.text.instructions import TEXT_SLOT
 from diffembed.text.tokenizer_files import TOKENIZER_CONFIG_FILE
 
 MODULES_FILE = "modules.json"
@@ -28,6 +30,14 @@ MODULES = [
 VERSIONS = {"sentence_transformers": "6.0.0", "transformers": "5.9.0", "pytorch": "2.11.0"}
 UNLIMITED = 10**9
 LEGACY_MODES = ("cls_token", "mean_tokens", "max_tokens", "mean_sqrt_len_tokens", "weightedmean_tokens", "lasttoken")
+# Our pooling -> sentence-transformers' old key and new value.
+MODES: dict[str, tuple[str, str]] = {
+    "mean": ("mean_tokens", "mean"),
+    "weighted_mean": ("weightedmean_tokens", "weightedmean"),
+    "last": ("lasttoken", "lasttoken"),
+}
+# A module that pplx-embed brings as remote code; what it computes is `codes="tanh"`.
+PPLX_QUANTIZER = "st_quantize.FlexibleQuantizer"
 
 CARD = """\
 ---
@@ -39,7 +49,7 @@ tags: [diffembed, sentence-transformers, feature-extraction]
 # A text embedder made with diffembed
 
 {params:.1f}M parameters, {dims} dimensions, up to {max_tokens} tokens at a time, attention: {direction}.
-A vector is the mean of the token states after the final norm, scaled to unit length; the prompt's tokens are left out.
+{readout}
 
 ```python
 from diffembed import Embedder
@@ -67,16 +77,37 @@ differ from these; its document vectors do not.
 """
 
 
+READOUTS = {
+    "mean": "A vector is the mean of the token states after the final norm, scaled to unit length",
+    "weighted_mean": "A vector is the mean of the token states after the final norm, the n-th counting n times, scaled "
+    "to unit length",
+    "last": "A vector is the last token's state after the final norm, scaled to unit length.",
+}
+
+
+def can_export(model: Model) -> bool:
+    """Whether stock modules can compute the model's vectors: nothing behind a text, and no codes."""
+    slots = [TEXT_SLOT in prompt for prompt in model.prompts.values()]
+    return (
+        model.readout.pooling in MODES
+        and model.readout.codes != "tanh"
+        and model.template == TEXT_SLOT
+        and not any(slots)
+    )
+
+
 def write_export(model: Model, folder: Path) -> None:
     """Write what other libraries need beside config.json, weights and tokenizer."""
     width = model.backbone.config.width
+    legacy, mode = MODES[model.readout.pooling]
     pooling = {
         # Both schemas: TEI demands the old keys, sentence-transformers >= 5.4 writes the new ones.
         "word_embedding_dimension": width,
-        **{f"pooling_mode_{mode}": mode == "mean_tokens" for mode in LEGACY_MODES},
+        **{f"pooling_mode_{each}": each == legacy for each in LEGACY_MODES},
         "embedding_dimension": width,
-        "pooling_mode": "mean",
-        "include_prompt": False,
+        "pooling_mode": mode,
+        # Only means can leave something out.
+        "include_prompt": model.readout.counts_prompt or not model.readout.is_mean,
     }
     settings = {
         "__version__": VERSIONS,
@@ -96,7 +127,7 @@ def write_export(model: Model, folder: Path) -> None:
 
 
 def read_export(folder: Path) -> dict[str, Any] | None:
-    """Prompts and max_tokens of a sentence-transformers folder, or None where it is none.
+    """Prompts, max_tokens and readout of a sentence-transformers folder, or None where it is none.
 
     Raises:
         CheckpointError: It computes its vectors in a way that we don't.
@@ -108,14 +139,15 @@ def read_export(folder: Path) -> dict[str, Any] | None:
         kinds = [module["type"].rsplit(".", 1)[-1] for module in modules]
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{folder / MODULES_FILE} cannot be read: {error}", hint="restore the file") from None
-    if kinds != ["Transformer", "Pooling", "Normalize"]:
+    codes: Codes = "row"
+    if kinds == ["Transformer", "Pooling", "FlexibleQuantizer"] and modules[2]["type"] == PPLX_QUANTIZER:
+        codes = "tanh"
+    elif kinds != ["Transformer", "Pooling", "Normalize"]:
         raise CheckpointError(
             f"{folder} is made of {', '.join(kinds)}", hint="only Transformer, Pooling, Normalize is supported"
         )
     pooling = read_json(folder / POOLING_FILE)
-    legacy = [mode for mode in LEGACY_MODES if pooling.get(f"pooling_mode_{mode}")]
-    if pooling.get("pooling_mode", "mean") != "mean" or legacy not in ([], ["mean_tokens"]):
-        raise CheckpointError(f"{folder / POOLING_FILE} asks for another pooling", hint="only the mean is supported")
+    kind = _read_pooling(folder, pooling)
     settings = read_json(folder / SETTINGS_FILE) if (folder / SETTINGS_FILE).is_file() else {}
     named = settings.get("prompts")
     if not isinstance(named, dict | None):
@@ -126,11 +158,26 @@ def read_export(folder: Path) -> dict[str, Any] | None:
             f"{folder / SETTINGS_FILE} has default_prompt_name {default!r}",
             hint="only null is supported: a text without a role has no prompt",
         )
-    if prompts and pooling.get("include_prompt", True):
+    readout = Readout(
+        pooling=kind,
+        codes=codes,
+        counts_prompt=kind != "last" and bool(prompts) and pooling.get("include_prompt", True) is not False,
+    )
+    return {"prompts": prompts, "max_tokens": _read_limit(folder), "readout": readout}
+
+
+def _read_pooling(folder: Path, pooling: dict[str, Any]) -> Pooling:
+    modes = pooling.get("pooling_mode", [])
+    asked = {modes} if isinstance(modes, str) else {str(mode) for mode in modes or []}
+    asked |= {new for legacy, new in MODES.values() if pooling.get(f"pooling_mode_{legacy}")}
+    asked |= {mode for mode in LEGACY_MODES if mode not in dict(MODES.values()) and pooling.get(f"pooling_mode_{mode}")}
+    known: dict[str, Pooling] = {new: kind for kind, (_, new) in MODES.items()}  # type: ignore[misc]
+    if len(asked) > 1 or not asked <= set(known):
         raise CheckpointError(
-            f"{folder / POOLING_FILE} pools the prompt too", hint="only include_prompt false is supported"
+            f"{folder / POOLING_FILE} asks for another pooling: {', '.join(sorted(asked))}",
+            hint=f"one of {', '.join(known)} is supported",
         )
-    return {"prompts": prompts, "max_tokens": _read_limit(folder)}
+    return known[asked.pop()] if asked else "mean"
 
 
 def _read_limit(folder: Path) -> int | None:
@@ -157,9 +204,16 @@ def _card(model: Model) -> str:
         dims=config.width,
         max_tokens=model.max_tokens,
         direction={"both": "both ways", "forward": "causal"}[config.direction],
+        readout=READOUTS[model.readout.pooling] + _left_out(model),
         versions=", ".join(f"{name} >= {VERSIONS[name]}" for name in ("sentence_transformers", "transformers")),
         trained=json.dumps(dict(model.trained), indent=2, ensure_ascii=False),
     )
+
+
+def _left_out(model: Model) -> str:
+    if not model.readout.is_mean:
+        return ""
+    return "; the prompt's tokens count too." if model.readout.counts_prompt else "; the prompt's tokens are left out."
 
 
 def _write_json(path: Path, data: Any) -> None:

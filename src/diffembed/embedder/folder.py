@@ -20,11 +20,11 @@ from diffembed.embedder import export
 from diffembed.embedder.locate import checked_path
 from diffembed.embedder.model import Model
 from diffembed.embedder.sidecar import (
-    FORMAT,
     SIDECAR_FILE,
     check_digests,
-    is_same,
+    check_format,
     read_golden,
+    read_readout,
     read_sidecar,
     write_sidecar,
 )
@@ -70,6 +70,7 @@ def read_model(folder: Path, direction: Direction | None = None) -> Model:
         check_digests(folder, sidecar, [TOKENIZER_FILE, COMPACT_FILE if is_compact else WEIGHTS_FILE])
         facts: dict[str, Any] = {key: sidecar.get(key) for key in ("prompts", "max_tokens", "trained")}
         facts["golden"] = read_golden(folder / SIDECAR_FILE, sidecar)
+        facts["readout"], facts["template"] = read_readout(folder / SIDECAR_FILE, sidecar)
     else:
         facts = export.read_export(folder) or {"prompts": {}, "max_tokens": None}
         if facts["max_tokens"] is None:
@@ -108,7 +109,8 @@ def write_model(model: Model, name: str | os.PathLike[str], golden: Sequence[dic
             save_compact(model.backbone, target, **ids)
         else:
             save_backbone(model.backbone, target, **ids)
-            export.write_export(model, target)
+            if export.can_export(model):
+                export.write_export(model, target)
         for path in target.glob("*.safetensors"):  # safetensors makes files that only their owner may read
             path.chmod((target / CONFIG_FILE).stat().st_mode)
         digests = {name: file_digest(target / name) for name in HASHED_FILES if (target / name).is_file()}
@@ -145,9 +147,10 @@ def _foreign_entry(folder: Path) -> str | None:
         return None
     try:
         sidecar = read_json(folder / SIDECAR_FILE)
+        check_format(folder / SIDECAR_FILE, sidecar)
     except ConfigError:
         return some
-    if not is_same(sidecar.get("format"), FORMAT):
+    except CheckpointError:
         return SIDECAR_FILE
     card, digests = folder / export.CARD_FILE, sidecar.get("sha256")
     if card.is_file() and (not isinstance(digests, dict) or digests.get(card.name) != file_digest(card)):

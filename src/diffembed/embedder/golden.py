@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from diffembed.errors import CheckpointError
 from diffembed.text.instructions import Role
@@ -34,7 +35,7 @@ def make(embedder: "Embedder") -> list[dict[str, Any]]:
         {
             "role": role,
             "text": text,
-            "vector": embedder.embed([text], role).vectors[0].astype(float).round(DECIMALS).tolist(),
+            "vector": embedder.embed([text], role).vectors[0].astype(float).round(DECIMALS).ravel().tolist(),
         }
         for role, text in TEXTS
     ]
@@ -47,9 +48,21 @@ def replay(embedder: "Embedder", saved: "Sequence[Golden]") -> None:
         CheckpointError: One has another.
     """
     for role, text, vector in saved[:NUM_REPLAYED]:
-        cosine = float(embedder.embed([text], role).vectors[0] @ np.array(vector, np.float32))
+        cosine = least_cosine(embedder.embed([text], role).vectors[0], vector)
         if not cosine >= LEAST_COSINE:
             raise CheckpointError(
                 f"the model gives another vector than it was saved with for {text!r} (cosine {cosine:.3f})",
                 hint="its files were changed or mixed up; copy the folder again",
             )
+
+
+def least_cosine(vectors: NDArray[np.float32], saved: Sequence[float]) -> float:
+    """The least cosine of a text's unit vectors, (dims,) or (vectors, dims), with those that were saved; -1 where those
+    are of another number, NaN where they are none.
+    """
+    if vectors.size != len(saved):
+        return -1.0
+    rows = vectors.reshape(-1, vectors.shape[-1]).astype(np.float64)
+    with np.errstate(all="ignore"):  # a damaged file may say 1e300
+        others = np.array(saved, np.float64).reshape(rows.shape)
+        return float(((rows * others).sum(1) / np.linalg.norm(others, axis=1)).min())

@@ -2,15 +2,16 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from diffembed.backbone.packed import split_by_tokens
 from diffembed.errors import ConfigError, DataError
-from diffembed.readout import SKIPPED
-from diffembed.text.windows import cut_windows
+from diffembed.readout.spec import SKIPPED, Readout
+from diffembed.text.tokenizer import Framed
+from diffembed.text.windows import Window, cut_windows
 
 Overflow = Literal["window", "truncate", "error"]
 OVERFLOWS: tuple[Overflow, ...] = get_args(Overflow)
@@ -24,15 +25,24 @@ LIST_HINT = "pass a list of strings, [text] for one text"
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """One sequence for the backbone: prompt, a window of a text, suffix."""
+    """One sequence for the backbone: what stands before a text, a window of it, what stands behind."""
 
     row: int
     """Number of its text within the chunk."""
     ids: list[int]
-    runs: tuple[int, int, int]
-    """Tokens that pooling skips, that it counts, that it skips again; the suffix is not among them."""
-    suffix_tokens: int
-    counts_suffix: bool
+    window: Window
+    before: int
+    """Tokens before the window."""
+    after: int
+    """Tokens behind it, of the template."""
+    masks: int
+    """Mask tokens behind those."""
+    suffix: int
+    """Tokens at the end, which the tokenizer puts behind every text."""
+
+    @property
+    def is_first(self) -> bool:
+        return self.window.start == 0
 
 
 @dataclass(slots=True)
@@ -72,56 +82,75 @@ def read_chunks(texts: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
         yield first, chunk
 
 
-def lay_out(
-    encoded: Sequence[list[int]],
-    *,
-    first: int,
-    prompt: list[int],
-    suffix: list[int],
-    stand_in: list[int],
-    max_tokens: int,
-    overflow: Overflow,
-) -> Layout:
-    """Put prompt and suffix around each text, and deal with those over the limit.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Frame:
+    """What a model puts around a text of some role, besides the strings that the tokenizer cuts with it."""
+
+    prefix: list[int]
+    """Token ids before all else."""
+    masks: list[int]
+    """Behind text and template."""
+    suffix: list[int]
+    """Ends every piece (our models' EOS); means count it, once per text."""
+    stand_in: list[int]
+    """Read in place of a text without tokens."""
+    max_tokens: int
+    """Limit of a piece, all of this included."""
+
+    def room(self, text: Framed) -> int:
+        """Tokens of a text that fit into a piece.
+
+        Raises:
+            ConfigError: There are none.
+        """
+        around = len(self.prefix) + len(text.before) + len(text.after) + len(self.masks) + len(self.suffix)
+        if around >= self.max_tokens:
+            raise ConfigError(
+                f"the prompt takes {around - len(self.suffix)} of {self.max_tokens} tokens and leaves no room for text",
+                hint=f"shorten the instruction to at most {self.max_tokens - len(self.suffix) - 1} tokens",
+            )
+        return self.max_tokens - around
+
+    def piece(self, row: int, text: Framed, window: Window) -> Piece:
+        """A window of a text with all that stands around it."""
+        own = (text.ids or self.stand_in)[window.start : window.stop]
+        return Piece(
+            row,
+            [*self.prefix, *text.before, *own, *text.after, *self.masks, *self.suffix],
+            window,
+            len(self.prefix) + len(text.before),
+            len(text.after),
+            len(self.masks),
+            len(self.suffix),
+        )
+
+
+def lay_out(texts: Sequence[Framed], frame: Frame, *, first: int, overflow: Overflow) -> Layout:
+    """Put its frame around each text, and deal with those over the limit.
 
     Args:
-        encoded: Token ids of the chunk's texts.
+        texts: The chunk's texts.
+        frame: What stands around each of them.
         first: Number of the first of them, for messages.
-        prompt: Token ids that pooling skips.
-        suffix: Ends every piece (our models' EOS); pooling counts it, once per text.
-        stand_in: Read in place of a text without tokens.
-        max_tokens: Limit of a piece, prompt and suffix included.
         overflow: What happens to a longer one.
 
     Raises:
         ConfigError: The prompt leaves no room for text.
         DataError: In mode `error`, a text is empty or too long.
     """
-    room = max_tokens - len(prompt) - len(suffix)
-    if room < 1:
-        raise ConfigError(
-            f"the prompt takes {len(prompt)} of {max_tokens} tokens and leaves no room for text",
-            hint=f"shorten the instruction to at most {max_tokens - len(suffix) - 1} tokens",
-        )
     layout = Layout()
-    for row, ids in enumerate(encoded):
+    for row, text in enumerate(texts):
+        room, num_tokens = frame.room(text), len(text.ids)
         if overflow == "error":
-            _refuse(first + row, len(ids), room, max_tokens)
-        if len(ids) > room and overflow == "truncate":
-            ids = ids[:room]
+            _refuse(first + row, num_tokens, room, frame.max_tokens)
+        if num_tokens > room and overflow == "truncate":
+            text = text._replace(ids=text.ids[:room])
             layout.truncated += 1
-        is_empty = not ids
-        ids = ids or stand_in
-        windows = cut_windows(len(ids), room)
-        for window in windows:
-            own = window.own_stop - window.own_start
-            before, after = window.own_start - window.start, window.stop - window.own_stop
-            piece = [*prompt, *ids[window.start : window.stop], *suffix]
-            runs = (len(prompt) + before, own, after)
-            layout.pieces.append(Piece(row, piece, runs, len(suffix), window.is_last))
+        windows = cut_windows(len(text.ids or frame.stand_in), room)
+        layout.pieces += [frame.piece(row, text, window) for window in windows]
         layout.texts += 1
-        layout.tokens += len(prompt) + len(ids) + len(suffix)
-        layout.empty += is_empty
+        layout.tokens += frame.max_tokens - room + len(text.ids or frame.stand_in)
+        layout.empty += not text.ids
         if len(windows) > 1:
             layout.windowed += 1
             layout.windows += len(windows)
@@ -135,13 +164,54 @@ def batches(pieces: Sequence[Piece], budget: int) -> Iterator[list[Piece]]:
         yield by_length[rows]
 
 
-def token_rows(batch: Sequence[Piece]) -> NDArray[np.int64]:
-    """For each token of a batch the text that counts it, or SKIPPED."""
-    values = [
-        v for piece in batch for v in (SKIPPED, piece.row, SKIPPED, piece.row if piece.counts_suffix else SKIPPED)
+class Counted(NamedTuple):
+    """Which vector each token of a batch counts for."""
+
+    rows_T: NDArray[np.int64]
+    """Number of the vector, or SKIPPED."""
+    weights_T: NDArray[np.float32] | None
+    """How much it counts; None where all count the same."""
+
+
+def count_tokens(batch: Sequence[Piece], readout: Readout, *, looks_before: bool) -> Counted:
+    """The tokens whose states make the vectors of a batch.
+
+    Args:
+        batch: Pieces in the order in which they are packed.
+        readout: What is counted.
+        looks_before: Whether a mask is predicted by the state before it (`logit_shift`).
+    """
+    runs = [run for piece in batch for run in _runs(piece, readout, int(looks_before))]
+    rows_T = np.repeat(np.array([row for row, _ in runs], np.int64), [length for _, length in runs])
+    if readout.pooling != "weighted_mean":
+        return Counted(rows_T, None)
+    return Counted(rows_T, np.concatenate([_positions(piece) for piece in batch]))
+
+
+def _runs(piece: Piece, readout: Readout, shift: int) -> list[tuple[int, int]]:
+    """Rows of neighbouring tokens, and how many these are."""
+    row, window, total = piece.row, piece.window, len(piece.ids)
+    if readout.pooling == "last":
+        return [(SKIPPED, total - 1), (row, 1)]
+    if readout.pooling == "masks":
+        start = total - piece.suffix - piece.masks - shift
+        own = [(row * piece.masks + mask, 1) for mask in range(piece.masks)] if readout.multi else [(row, piece.masks)]
+        return [(SKIPPED, start), *own, (SKIPPED, total - start - piece.masks)]
+    return [
+        (row if readout.counts_prompt and piece.is_first else SKIPPED, piece.before),
+        (SKIPPED, window.own_start - window.start),
+        (row, window.own_stop - window.own_start),
+        (SKIPPED, window.stop - window.own_stop),
+        (row if readout.counts_prompt and window.is_last else SKIPPED, piece.after),
+        (row if window.is_last else SKIPPED, piece.suffix),
     ]
-    lengths = [n for piece in batch for n in (*piece.runs, piece.suffix_tokens)]
-    return np.repeat(np.array(values, dtype=np.int64), lengths)
+
+
+def _positions(piece: Piece) -> NDArray[np.float32]:
+    """Places of a piece's tokens, counted from 1, in the sequence that its text would be without windows."""
+    return np.arange(1, len(piece.ids) + 1, dtype=np.float32) + np.where(
+        np.arange(len(piece.ids)) < piece.before, 0, piece.window.start
+    ).astype(np.float32)
 
 
 def _check_text(number: int, text: str) -> None:

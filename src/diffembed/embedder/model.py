@@ -6,7 +6,8 @@ from typing import Any
 
 from diffembed.backbone import Backbone
 from diffembed.errors import CheckpointError, DataError
-from diffembed.text.instructions import DEFAULT_PROMPTS, FOREIGN_FORMAT, OWN_FORMAT, ROLES, Role
+from diffembed.readout.spec import Readout
+from diffembed.text.instructions import DEFAULT_PROMPTS, FOREIGN_FORMAT, OWN_FORMAT, ROLES, TEXT_SLOT, Role, around
 from diffembed.text.tokenizer import Tokenizer
 
 # A prompt's last token, one of the text, EOS.
@@ -31,6 +32,21 @@ class Model:
     """Facts about the training: recipe, steps, data. JSON values."""
     golden: Sequence[Golden] = ()
     """What it gave when it was saved."""
+    readout: Readout = field(default_factory=Readout)
+    """How states become vectors."""
+    template: str = TEXT_SLOT
+    """What stands around every text and its prompt."""
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the prompt is all that stands around a text and no mean counts it, as other libraries read it."""
+        slots = [self.template != TEXT_SLOT, *(TEXT_SLOT in prompt for prompt in self.prompts.values())]
+        return self.readout.is_mean and not self.readout.counts_prompt and not any(slots)
+
+    def around(self, role: Role | None, instruction: str | None = None) -> tuple[str, str]:
+        """What stands before a text of that role, and what behind."""
+        prompt = "" if role is None else self.prompts.get(role, "")
+        return around(self.template, prompt, instruction, self.instruction_format)
 
     @property
     def instruction_format(self) -> str:
@@ -49,29 +65,52 @@ class Model:
             raise CheckpointError(
                 f"max_tokens is {limit!r}", hint=f"allowed: {LEAST_TOKENS} to {config.max_positions} (max_positions)"
             )
+        self._check_readout()
         unknown = sorted(set(self.prompts) - set(ROLES))
         if unknown:
             raise CheckpointError(f"there is no role {', '.join(unknown)}", hint=f"roles: {', '.join(ROLES)}")
         for role, prompt in self.prompts.items():
             self._check_prompt(role, prompt)
 
+    def _check_readout(self) -> None:
+        direction, readout = self.backbone.config.direction, self.readout
+        if readout.pooling == "masks" and "mask" not in self.tokenizer.names:
+            raise CheckpointError(
+                "the readout appends mask tokens, and the tokenizer has none",
+                hint="use a model that was trained by diffusion, or another pooling",
+            )
+        if readout.pooling in ("last", "masks") and direction == "backward":
+            raise CheckpointError(
+                f"the tokens that pooling {readout.pooling!r} reads stand at the end, and this model looks ahead only",
+                hint="use the mean, or the direction both or forward",
+            )
+        if not isinstance(self.template, str) or self.template.count(TEXT_SLOT) != 1:
+            raise CheckpointError(f"the template is {self.template!r}", hint=f"a string with one {TEXT_SLOT}")
+
     def _check_prompt(self, role: str, prompt: Any) -> None:
         if not isinstance(prompt, str):
             raise CheckpointError(f"the prompt of role {role} is {prompt!r}", hint="a prompt is a string")
+        if prompt.count(TEXT_SLOT) > 1:
+            raise CheckpointError(
+                f"the prompt of role {role} has {TEXT_SLOT} more than once", hint="the text stands in one place"
+            )
+        before, after = around(self.template, prompt)
         try:
-            ids = self.tokenizer.encode([prompt])[0]
+            ids, after_ids = self.tokenizer.encode([before, after])
         except DataError:
             raise CheckpointError(
                 f"the prompt of role {role} holds half a surrogate pair, which is no Unicode text", hint="write it anew"
             ) from None
-        # Anything else may merge with the text behind it (see text/instructions.py).
-        if ids and not self.tokenizer.is_special(ids[-1]):
+        # Other libraries count the tokens of a prompt alone; anything else may merge with the text behind it (see
+        # text/instructions.py).
+        if ids and self.is_plain and not self.tokenizer.is_special(ids[-1]):
             raise CheckpointError(
                 f"the prompt of role {role} ends in {prompt[-20:]!r}, which is no special token of the tokenizer",
                 hint=f"end it in one of {' '.join(self.tokenizer.names.values()) or 'its special tokens'}",
             )
-        if len(ids) > self.max_tokens - 2:
+        around_it = len(ids) + len(after_ids) + self.readout.num_masks(role)
+        if around_it > self.max_tokens - 2:
             raise CheckpointError(
-                f"the prompt of role {role} has {len(ids)} tokens, max_tokens is {self.max_tokens}",
+                f"the prompt of role {role} has {around_it} tokens, max_tokens is {self.max_tokens}",
                 hint="shorten it or raise max_tokens",
             )

@@ -1,6 +1,7 @@
 """Vectors of a few short texts without torch: a search from the command line is answered before torch is imported."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,10 @@ from numpy.typing import NDArray
 from diffembed.backbone.config import DIRECTIONS, Direction
 from diffembed.backbone.quick import QuickBackbone, Unsupported
 from diffembed.embedder.golden import LEAST_COSINE, LEAST_NORM
-from diffembed.embedder.sidecar import SIDECAR_FILE, check_digests, read_golden, read_sidecar
+from diffembed.embedder.sidecar import SIDECAR_FILE, check_digests, read_golden, read_readout, read_sidecar
 from diffembed.errors import ConfigError, DataError, DiffembedError
-from diffembed.text.instructions import ROLES, instruction_prompt
+from diffembed.readout.spec import Readout
+from diffembed.text.instructions import ROLES, TEXT_SLOT, instruction_prompt
 from diffembed.text.tokenizer import Tokenizer
 from diffembed.text.tokenizer_files import TOKENIZER_FILE
 
@@ -61,7 +63,10 @@ class QuickEncoder:
             check_digests(folder, sidecar, [TOKENIZER_FILE, backbone.weights_file])
             golden = read_golden(folder / SIDECAR_FILE, sidecar)
             prompts, max_tokens = sidecar["prompts"], sidecar.get("max_tokens", 0)
-            if not golden or not _do_fit(backbone, tokenizer, prompts, max_tokens):
+            readout, template = read_readout(folder / SIDECAR_FILE, sidecar)
+            if replace(readout, codes="row", scale=None) != Readout() or readout.codes == "tanh":
+                raise Unsupported(f"{folder / SIDECAR_FILE} asks for another readout than the mean")
+            if not golden or template != TEXT_SLOT or not _do_fit(backbone, tokenizer, prompts, max_tokens):
                 raise Unsupported(f"{folder / SIDECAR_FILE} does not fit the model, or holds no vector to replay")
             encoder = cls(backbone, tokenizer, prompts=prompts, max_tokens=max_tokens)
             role, text, vector = golden[0]
@@ -145,6 +150,8 @@ def _do_fit(backbone: QuickBackbone, tokenizer: Tokenizer, prompts: Mapping[str,
     if tokenizer.vocab_size > config.vocab_size or not set(prompts) <= set(ROLES):
         return False
     if type(max_tokens) is not int or not 2 < max_tokens <= config.max_positions:
+        return False
+    if any(isinstance(prompt, str) and TEXT_SLOT in prompt for prompt in prompts.values()):
         return False
     for ids in tokenizer.encode(list(prompts.values())):
         if len(ids) > max_tokens - 2 or (ids and not tokenizer.is_special(ids[-1])):

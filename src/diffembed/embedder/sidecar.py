@@ -7,16 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 from diffembed.backbone.config import BackboneConfig
 from diffembed.configs import read_json
-from diffembed.errors import CheckpointError
+from diffembed.errors import CheckpointError, ConfigError
 from diffembed.files import file_digest
-from diffembed.text.instructions import ROLES
+from diffembed.readout.spec import Readout
+from diffembed.text.instructions import ROLES, TEXT_SLOT
 
 if TYPE_CHECKING:
     from diffembed.embedder.model import Golden, Model
 
 SIDECAR_FILE = "diffembed.json"
-FORMAT = 1
-POOLING = "mean"
+# Readouts and templates came with 2. Whoever has neither stays at 1, which the first release reads too.
+FORMAT, PLAIN_FORMAT = 2, 1
+FORMATS = (PLAIN_FORMAT, FORMAT)
 
 
 def write_sidecar(folder: Path, model: "Model", golden: Sequence[dict[str, Any]], **more: Any) -> None:
@@ -28,10 +30,14 @@ def write_sidecar(folder: Path, model: "Model", golden: Sequence[dict[str, Any]]
         golden: Texts with role and vector.
         more: Further entries.
     """
+    readout = model.readout.to_dict()
+    own = {key: value for key, value in readout.items() if key != "pooling"}
+    own = {**({"readout": own} if own else {}), **({"template": model.template} if model.template != TEXT_SLOT else {})}
     data = {
-        "format": FORMAT,
+        "format": FORMAT if own or readout else PLAIN_FORMAT,
         "direction": model.backbone.config.direction,
-        "pooling": POOLING,
+        "pooling": model.readout.pooling,
+        **own,
         "prompts": dict(model.prompts),
         "max_tokens": model.max_tokens,
         "dims": model.backbone.config.width,
@@ -50,26 +56,52 @@ def read_sidecar(path: Path, config: BackboneConfig) -> dict[str, Any]:
         config: What config.json says of the backbone beside it.
 
     Raises:
-        CheckpointError: It is of another format or does not fit the backbone, or asks for another pooling than ours.
+        CheckpointError: It is of another format or does not fit the backbone, or asks for a readout that is none.
         ConfigError: It cannot be read.
     """
     data = read_json(path)
-    if not is_same(data.get("format"), FORMAT):
-        raise CheckpointError(
-            f"{path} has format {data.get('format')!r}, this release reads {FORMAT}", hint="upgrade diffembed"
-        )
-    for key, ours in {"direction": config.direction, "dims": config.width, "pooling": POOLING}.items():
+    check_format(path, data)
+    for key, ours in {"direction": config.direction, "dims": config.width}.items():
         if not is_same(data.get(key), ours):
             raise CheckpointError(
-                f"{path} says {key} {data.get(key)!r}, config.json {ours!r}"
-                if key != "pooling"
-                else f"{path} asks for pooling {data.get(key)!r}, we know {ours!r}",
+                f"{path} says {key} {data.get(key)!r}, config.json {ours!r}",
                 hint="one of the files was changed or is from another model; save the model again",
             )
+    read_readout(path, data)
     for key, kind in {"prompts": dict, "trained": dict, "golden": list}.items():
         if not isinstance(data.get(key), kind):
             raise CheckpointError(f"{path} has no usable `{key}`", hint="restore the file")
     return data
+
+
+def check_format(path: Path, data: dict[str, Any]) -> None:
+    """Refuse formats of other releases.
+
+    Raises:
+        CheckpointError: It is one.
+    """
+    if not any(is_same(data.get("format"), known) for known in FORMATS):
+        raise CheckpointError(
+            f"{path} has format {data.get('format')!r}, this release reads {PLAIN_FORMAT} to {FORMAT}",
+            hint="upgrade diffembed",
+        )
+
+
+def read_readout(path: Path, sidecar: dict[str, Any]) -> tuple[Readout, str]:
+    """How states become vectors, and the template.
+
+    Raises:
+        CheckpointError: There is no such readout.
+    """
+    own, template = sidecar.get("readout", {}), sidecar.get("template", TEXT_SLOT)
+    try:
+        readout = Readout.from_dict({**own, "pooling": sidecar.get("pooling")})
+    except (ConfigError, TypeError) as error:
+        raise CheckpointError(
+            f"{path} asks for a readout that we don't know: {getattr(error, 'message', error)}",
+            hint="restore the file, or upgrade diffembed",
+        ) from None
+    return readout, template
 
 
 def check_digests(folder: Path, sidecar: dict[str, Any], names: Sequence[str]) -> None:
@@ -100,7 +132,8 @@ def read_golden(path: Path, sidecar: dict[str, Any]) -> "list[Golden]":
         is_sound = all(
             role in ROLES
             and isinstance(text, str)
-            and len(vector) == sidecar["dims"]
+            and len(vector)
+            and len(vector) % sidecar["dims"] == 0  # several vectors follow each other
             and all(isinstance(value, float) for value in vector)
             for role, text, vector in golden
         )

@@ -1,4 +1,4 @@
-"""What stands before a text: the prompt of its role, or an instruction. Pooling skips it."""
+"""What stands around a text: the prompt of its role or an instruction, and the template of a chat model."""
 
 from typing import Literal, get_args
 
@@ -13,6 +13,8 @@ ROLES: tuple[Role, ...] = get_args(Role)
 DEFAULT_PROMPTS: dict[str, str] = {"query": QUERY, "document": ""}
 
 
+# Where the slot is, the text goes; a prompt without one stands before the text.
+TEXT_SLOT = "{text}"
 # Where the slot is, the instruction goes.
 SLOT = "{instruction}"
 OWN_FORMAT = f"{SLOT}{QUERY}"
@@ -42,3 +44,23 @@ def instruction_prompt(instruction: str, layout: str = OWN_FORMAT) -> str:
             hint="decode its source with errors='replace'",
         ) from None
     return layout.replace(SLOT, instruction)
+
+
+def around(template: str, prompt: str, instruction: str | None = None, layout: str = OWN_FORMAT) -> tuple[str, str]:
+    """What stands before a text and what behind.
+
+    Args:
+        template: Stands around everything; has one TEXT_SLOT.
+        prompt: Of the text's role; may have one TEXT_SLOT.
+        instruction: In place of the prompt; where that has a slot, within it and before the text.
+        layout: What stands around an instruction, with a slot.
+
+    Raises:
+        ConfigError: The instruction is no text.
+    """
+    outer_before, _, outer_after = template.partition(TEXT_SLOT)
+    before, slot, after = prompt.partition(TEXT_SLOT)
+    if instruction is not None:
+        own = instruction_prompt(instruction, layout)
+        before, after = (before + own, after) if slot else (own, "")
+    return outer_before + before, after + outer_after

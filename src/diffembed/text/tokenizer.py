@@ -3,8 +3,9 @@
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
-from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import AddedToken, Encoding, Regex, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from tokenizers import Tokenizer as RawTokenizer
 
 from diffembed.errors import CheckpointError, ConfigError, DataError, DiffembedError
@@ -27,6 +28,17 @@ WORD_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+
+
+class Framed(NamedTuple):
+    """A text between what stands around it, as token ids."""
+
+    before: list[int]
+    ids: list[int]
+    """Those that hold a character of the text."""
+    after: list[int]
+    spans: list[tuple[int, int]]
+    """Characters [start, end) of the text that each of its tokens covers; empty where they were not asked for."""
 
 
 class Tokenizer:
@@ -139,8 +151,11 @@ class Tokenizer:
     @property
     def stand_in(self) -> list[int]:
         """What is read in place of a text without tokens, where no suffix gives it a state."""
-        if self.suffix:
-            return []
+        return [] if self.suffix else self.filler
+
+    @property
+    def filler(self) -> list[int]:
+        """A special token that stands for no text."""
         return [self._id(next((kind for kind in ("eos", "pad", "mask") if kind in self.names), "eos"))]
 
     def is_special(self, token_id: int) -> bool:
@@ -163,6 +178,31 @@ class Tokenizer:
     def encode_with_offsets(self, texts: Sequence[str]) -> list[tuple[list[int], list[tuple[int, int]]]]:
         """Token ids of each text and the characters [start, end) that each token covers."""
         return [(encoding.ids, encoding.offsets) for encoding in self._encode(texts)]
+
+    def frame(self, texts: Sequence[str], before: str = "", after: str = "", *, spans: bool = False) -> list[Framed]:
+        """Token ids of texts with the same strings around each.
+
+        Where those end and begin in special tokens, nothing merges with them. Otherwise each whole string is cut, as
+        other libraries do, and a token that reaches over the seam belongs to the text.
+
+        Args:
+            texts: Strings.
+            before: Stands before each of them.
+            after: Stands behind.
+            spans: Whether the tokens' characters are asked for.
+
+        Raises:
+            DataError: A text is not a string, or not valid Unicode.
+        """
+        [before_ids, after_ids] = self.encode([before, after])
+        is_apart = not before_ids or self.is_special(before_ids[-1])
+        if is_apart and (not after_ids or self.is_special(after_ids[0])):
+            cuts = self._encode(texts)
+            return [Framed(before_ids, cut.ids, after_ids, cut.offsets if spans else []) for cut in cuts]
+        wholes = self._encode([f"{before}{text}{after}" if isinstance(text, str) else text for text in texts])
+        return [
+            _seams(cut, len(before), len(before) + len(text), spans) for cut, text in zip(wholes, texts, strict=True)
+        ]
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of token ids, special tokens written out."""
@@ -193,6 +233,15 @@ class Tokenizer:
                 hint="use a folder saved by diffembed, or of a family that has one",
             )
         return found
+
+
+def _seams(cut: Encoding, start: int, stop: int, spans: bool) -> Framed:
+    """Divide the tokens of a string in which a text stands from `start` to `stop`."""
+    ids, offsets = cut.ids, cut.offsets
+    first = next((number for number, (_, end) in enumerate(offsets) if end > start), len(ids))
+    last = next((number for number in range(len(ids), first, -1) if offsets[number - 1][0] < stop), first)
+    own = [(max(a, start) - start, min(b, stop) - start) for a, b in offsets[first:last]] if spans else []
+    return Framed(ids[:first], ids[first:last], ids[last:], own)
 
 
 def _has(raw: RawTokenizer, token: str) -> bool:

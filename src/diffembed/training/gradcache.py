@@ -11,7 +11,8 @@ from torch import Tensor
 
 from diffembed.backbone.packed import PackedBatch, pack, split_by_tokens
 from diffembed.backbone.transformer import Backbone
-from diffembed.readout import SKIPPED, MeanPool, to_vectors
+from diffembed.readout.pooling import MeanPool, to_vectors
+from diffembed.readout.spec import SKIPPED
 from diffembed.training.loop import PartialLoss
 
 

@@ -1,0 +1,117 @@
+"""Sequences of tokens through the engine, and their states to vectors.
+
+Shape letters: T packed tokens, D width, N vectors.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from diffembed.backbone import pack
+from diffembed.embedder.golden import LEAST_NORM
+from diffembed.embedder.layout import Counted, Piece, count_tokens
+from diffembed.errors import CheckpointError
+from diffembed.readout.numbers import to_precision
+from diffembed.readout.pooling import MeanPool, tanh_codes, to_vectors
+from diffembed.readout.spec import SKIPPED, Precision, Readout
+
+# Tokens in a batch. A CPU wants what stays in its caches (1,024 and 2,048 measured equal, 512 and 4,096 slower); a GPU
+# wants enough to be busy.
+CPU_BATCH_TOKENS = 2_048
+GPU_BATCH_TOKENS = 32_768
+
+Batches = Iterator[tuple[list[list[int]], Counted]]
+
+
+class Reader:
+    """An engine and a readout.
+
+    Args:
+        engine: Packed tokens -> (T, D) fp32 states.
+        readout: States -> vectors.
+    """
+
+    def __init__(self, engine: Any, readout: Readout) -> None:
+        self.engine = engine
+        self.readout = readout
+
+    @property
+    def batch_tokens(self) -> int:
+        """Tokens that are computed at a time."""
+        return CPU_BATCH_TOKENS if self.engine.device.type == "cpu" else GPU_BATCH_TOKENS
+
+    def count(self, batch: Sequence[Piece]) -> Counted:
+        """The tokens of a batch whose states count, and for which vector."""
+        return count_tokens(batch, self.readout, looks_before=self.engine.config.logit_shift)
+
+    @torch.inference_mode()
+    def vectors(
+        self,
+        read: Batches,
+        num_units: int,
+        dims: int | None,
+        precision: Precision,
+        *,
+        each: int | None = None,
+        unit: str = "text",
+        first: int = 0,
+    ) -> NDArray[Any]:
+        """The vectors of texts or chunks.
+
+        Args:
+            read: Sequences sorted by length, and which vector their tokens count for; a unit's follow each other.
+            num_units: How many texts or chunks there are.
+            dims: Dimensions that are kept; all when None.
+            precision: Number format.
+            each: Vectors of each unit; None for one, without a dimension of its own.
+            unit: What they are, for messages.
+            first: Number of the first unit, for messages.
+
+        Returns:
+            (units, dims), or (units, each, dims).
+
+        Raises:
+            CheckpointError: The model gave numbers that make no vector.
+        """
+        device = self.engine.device
+        pool = MeanPool(num_units * (each or 1), self.engine.config.width, device)
+        for sequences, counted in read:
+            # Sorted by length, so packing keeps their order.
+            weights_T = None if counted.weights_T is None else torch.from_numpy(counted.weights_T).to(device)
+            pool.add(self.engine(pack(sequences, device)), torch.from_numpy(counted.rows_T).to(device), weights_T)
+        means_ND = pool.means()
+        states_ND = tanh_codes(means_ND) if self.readout.codes == "tanh" else means_ND
+        norms_N = states_ND[:, :dims].norm(dim=-1)
+        is_sound_N = means_ND.isfinite().all(dim=-1) & norms_N.isfinite() & (norms_N > LEAST_NORM)
+        if not bool(is_sound_N.all()):
+            number = first + int(is_sound_N.logical_not().nonzero()[0]) // (each or 1)
+            raise CheckpointError(
+                f"the model gave no finite vector with a direction for {unit} {number}",
+                hint="its weights are damaged; copy them again",
+            )
+        numbers = self._numbers(means_ND, states_ND, dims, precision)
+        return numbers if each is None else numbers.reshape(num_units, each, -1)
+
+    def _numbers(self, means_ND: Tensor, states_ND: Tensor, dims: int | None, precision: Precision) -> NDArray[Any]:
+        if self.readout.codes == "tanh" and precision == "int8":
+            return states_ND[:, :dims].to(torch.int8).cpu().numpy()
+        if self.readout.codes == "tanh" and precision == "binary":  # of the state: a code of 0 has no sign any more
+            return np.packbits(means_ND[:, :dims].cpu().numpy() >= 0, axis=-1)
+        return to_precision(to_vectors(states_ND, dims).cpu().numpy(), precision, self.readout.scale)
+
+    @torch.inference_mode()
+    def products(
+        self, batch: Sequence[Piece], vectors_D2: NDArray[np.float32]
+    ) -> Iterator[tuple[int, tuple[float, float]]]:
+        """For each token of a batch that counts its number, and its weighted state times each of two vectors."""
+        counted = self.count(batch)
+        states_TD = self.engine(pack([piece.ids for piece in batch], self.engine.device))
+        along_T2 = (states_TD @ torch.from_numpy(vectors_D2).to(self.engine.device)).cpu().numpy().astype(np.float64)
+        if counted.weights_T is not None:
+            along_T2 *= counted.weights_T[:, None]
+        for token in np.flatnonzero(counted.rows_T != SKIPPED).tolist():
+            yield token, (float(along_T2[token, 0]), float(along_T2[token, 1]))
