@@ -7,13 +7,16 @@ It computes what `Backbone.forward` computes. What differs is how:
 - The residual stream stays fp32 while the products run in the dtype of the weights.
 - On a CPU, attention over short sequences is two batched products. torch 2.13's fused kernel takes three times as long
   in bf16 at 32-512 tokens.
+- On a GPU, attention over all sequences of a batch is one call, without tiles or padding.
 
 Shape letters: T packed tokens, D width, H query heads, G key/value heads, R = H / G, K head width, B sequences,
 L length.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +26,7 @@ from diffembed.backbone.layers import Attention, Layer, RMSNorm, rotary_tables
 from diffembed.backbone.packed import PackedBatch
 from diffembed.backbone.tiles import Tile, Tiling, exact_tiles, padded_tiles, rounded_length, rounded_rows
 from diffembed.backbone.transformer import Backbone
+from diffembed.backbone.varlen import Kernel, PackedAttention, find_kernel, sequence_starts
 
 # Longest sequence whose scores are held as a whole on a CPU (H x L x L of them); beyond it memory counts for more.
 WHOLE_SCORES_MAX_LENGTH = 1024
@@ -57,15 +61,16 @@ class FusedLayer:
     """Weights of one layer, transposed for `x @ weight`."""
 
     qkv: Tensor
-    """(D, G * (R + 2) * K): for each key head its R query heads, then the key, then the value."""
+    """(D, G * (R + 2) * K): for each key head its R query heads, then the key, then the value. Where a kernel attends
+    to packed tokens: all query heads, then all keys, then all values."""
     qkv_bias: Tensor | None
     """(G * (R + 2) * K,), in the same order."""
     o: Tensor
     gate_up: Tensor
     down: Tensor
     gains_RK: Tensor | None
-    """(R + 1, K): learned weights of qk-norm, the softmax scale within those of the queries. Without qk-norm the scale
-    is in the weights of the queries."""
+    """(R + 1, K), or (H + G, K): learned weights of qk-norm in that order too, the softmax scale within those of the
+    queries. Without qk-norm the scale is in the weights of the queries."""
     score_bound: float
     """No score can be larger: qk-norm leaves every query and key at most this long."""
 
@@ -77,17 +82,32 @@ class FusedBackbone:
         backbone: Where the weights come from, of any dtype.
         dtype: Of the products; that of the backbone when absent.
         device: Where it computes; that of the backbone when absent.
+        kernel: Attention over packed tokens; when absent torch's, where it has one for this shape, dtype and device.
     """
 
     def __init__(
-        self, backbone: Backbone, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None
+        self,
+        backbone: Backbone,
+        *,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+        kernel: Kernel | None = None,
     ) -> None:
         table = backbone.embed_tokens.weight.detach()
         self.config = backbone.config
         self.dtype = dtype or table.dtype
         self.device = torch.device(device) if device is not None else table.device
+        kernel = kernel or find_kernel(self.config, self.dtype, self.device)
+        self._packed = PackedAttention(kernel, self.config.direction) if kernel is not None else None
+        # The heads of qkv stand in blocks, each with the same number of queries, keys and values.
+        self._num_blocks = 1 if self._packed else self.config.num_kv_heads
         # Without qk-norm scores may be large, and bf16 has too few digits for them outside torch's kernel.
-        self._has_whole_scores = self.device.type == "cpu" and self.config.direction == "both" and self.config.qk_norm
+        self._has_whole_scores = (
+            self._packed is None
+            and self.device.type == "cpu"
+            and self.config.direction == "both"
+            and self.config.qk_norm
+        )
         self._table = self._copy(table)
         self._layers = [self._fuse(layer) for layer in backbone.layers]  # type: ignore[arg-type]
         self._final_gain = backbone.norm.weight.detach().to(self.device, torch.float32, copy=True)
@@ -113,31 +133,65 @@ class FusedBackbone:
         longest = batch.groups[-1].length
         if longest > self.config.max_positions:
             raise ValueError(f"a sequence of {longest} tokens exceeds max_positions = {self.config.max_positions}")
-        is_whole = self._has_whole_scores and longest <= WHOLE_SCORES_MAX_LENGTH
-        tiling = padded_tiles(batch) if is_whole and self.dtype == torch.bfloat16 else exact_tiles(batch)
         # Tiles are rounded up, perhaps past the last position; the rows there are padding.
         workspace = _Workspace(self._table, self._rotary_up_to(rounded_length(longest)))
-        x_TD = torch.zeros(rounded_rows(batch.num_tokens + 1), self.config.width, device=self.device)
+        if self._packed is not None:
+            cos_T1K, sin_T1K = (table[batch.positions_T, None] for table in workspace.rotary)
+            starts = sequence_starts(batch)
+            attend = partial(self._attend_packed, cos_T1K=cos_T1K, sin_T1K=sin_T1K, starts=starts, longest=longest)
+            num_rows = batch.num_tokens
+        else:
+            is_whole = self._has_whole_scores and longest <= WHOLE_SCORES_MAX_LENGTH
+            tiling = padded_tiles(batch) if is_whole and self.dtype == torch.bfloat16 else exact_tiles(batch)
+            attend = partial(self._attend_tiles, tiling=tiling, is_whole=is_whole)
+            num_rows = rounded_rows(batch.num_tokens + 1)
+        x_TD = torch.zeros(num_rows, self.config.width, device=self.device)
         x_TD[: batch.num_tokens] = F.embedding(batch.ids_T, self._table)
         for layer in self._layers:
-            self._attention(x_TD, layer, tiling, is_whole, workspace)
+            self._attention(x_TD, batch.num_tokens, layer, attend, workspace)
             self._mlp(x_TD, layer, workspace)
         x_TD = x_TD[: batch.num_tokens]
         return self._norm(x_TD, x_TD).mul_(self._final_gain)
 
     def _attention(
-        self, x_TD: Tensor, layer: FusedLayer, tiling: Tiling, is_whole: bool, workspace: _Workspace
+        self, x_TD: Tensor, num_tokens: int, layer: FusedLayer, attend: Callable[..., Tensor], workspace: _Workspace
     ) -> None:
-        config = self.config
-        heads = (config.num_kv_heads, config.num_heads // config.num_kv_heads + 2, config.head_width)
         qkv_T = self._product("wide", self._normed(x_TD, workspace), layer.qkv, workspace)
-        num_tokens = len(tiling.targets_T)
         if layer.qkv_bias is not None:  # padding must stay zero: tiles take their keys and values from there
             qkv_T[:num_tokens].add_(layer.qkv_bias)
         if layer.gains_RK is not None:
-            qk_TGRK = qkv_T.view(-1, *heads)[:, :, :-1]
-            qk_TGRK.mul_(_inverse_rms(qk_TGRK, config.norm_eps).to(self.dtype)).mul_(layer.gains_RK)
+            num_keys = self.config.num_kv_heads // self._num_blocks
+            qk_TGRK = qkv_T.view(len(qkv_T), self._num_blocks, -1, self.config.head_width)[:, :, :-num_keys]
+            qk_TGRK.mul_(_inverse_rms(qk_TGRK, self.config.norm_eps).to(self.dtype)).mul_(layer.gains_RK)
+        self._add_product(x_TD, attend(qkv_T, layer, workspace), layer.o, workspace)
 
+    def _attend_packed(
+        self,
+        qkv_T: Tensor,
+        layer: FusedLayer,
+        workspace: _Workspace,
+        *,
+        cos_T1K: Tensor,
+        sin_T1K: Tensor,
+        starts: Tensor,
+        longest: int,
+    ) -> Tensor:
+        """All sequences in one call, (T, H * K)."""
+        assert self._packed is not None
+        config = self.config
+        heads = (config.num_heads, config.num_kv_heads)
+        qkv_THK = qkv_T.view(len(qkv_T), -1, config.head_width)
+        qk_THK, v_TGK = qkv_THK.split((sum(heads), config.num_kv_heads), dim=1)
+        rotated_THK = workspace.take("heads", *qk_THK.shape)
+        _rotate(qk_THK, cos_T1K, sin_T1K, rotated_THK)
+        q_THK, k_TGK = rotated_THK.split(heads, dim=1)
+        return self._packed(q_THK, k_TGK, v_TGK, starts, longest).flatten(1)
+
+    def _attend_tiles(
+        self, qkv_T: Tensor, layer: FusedLayer, workspace: _Workspace, *, tiling: Tiling, is_whole: bool
+    ) -> Tensor:
+        """Tile by tile, (rows of qkv_T, H * K); rows beyond the tokens are zero."""
+        config, num_tokens = self.config, len(tiling.targets_T)
         qkv_N = workspace.take("tiles", len(tiling.sources_N), qkv_T.shape[1])
         torch.index_select(qkv_T, 0, tiling.sources_N, out=qkv_N)
         out_N = workspace.take("values", len(qkv_N), config.num_heads * config.head_width)
@@ -150,25 +204,29 @@ class FusedBackbone:
                 _whole_attention(heads_BGRLK, tile, layer.score_bound, out_BGRLK, workspace)
             else:
                 out_BGRLK.copy_(self._fused_attention(heads_BGRLK))
-        out_T = workspace.take("narrow", len(x_TD), out_N.shape[1])
+        out_T = workspace.take("narrow", len(qkv_T), out_N.shape[1])
         torch.index_select(out_N, 0, tiling.targets_T, out=out_T[:num_tokens])
         out_T[num_tokens:].zero_()
-        self._add_product(x_TD, out_T, layer.o, workspace)
+        return out_T
 
     def _fused_attention(self, heads_BGRLK: Tensor) -> Tensor:
-        """torch's own kernel: causal directions, long sequences, GPUs."""
+        """torch's own kernel: causal directions, long sequences, fp32 on a GPU."""
         is_backward = self.config.direction == "backward"
         if is_backward:
             heads_BGRLK = heads_BGRLK.flip(3)
         count, num_groups, rows, length, width = heads_BGRLK.shape
         q_BHLK = heads_BGRLK[:, :, :-2].reshape(count, -1, length, width)
+        k_BHLK, v_BHLK = heads_BGRLK[:, :, -2], heads_BGRLK[:, :, -1]
+        if self.device.type != "cpu":
+            # On a GPU, fp32 has no kernel for grouped heads but the one that holds all L x L scores.
+            k_BHLK, v_BHLK = (x.repeat_interleave(rows - 2, dim=1) for x in (k_BHLK, v_BHLK))
         out_BHLK = F.scaled_dot_product_attention(
             q_BHLK,
-            heads_BGRLK[:, :, -2],
-            heads_BGRLK[:, :, -1],
+            k_BHLK,
+            v_BHLK,
             is_causal=self.config.direction != "both",
             scale=math.log(2.0),  # takes the base 2 back
-            enable_gqa=rows > 3,
+            enable_gqa=k_BHLK.shape[1] < q_BHLK.shape[1],
         )
         out_BGRLK = out_BHLK.view(count, num_groups, rows - 2, length, width)
         return out_BGRLK.flip(3) if is_backward else out_BGRLK
@@ -177,10 +235,7 @@ class FusedBackbone:
         """Queries and keys turned by their positions' angles, and the values as they are: (B, G, R + 2, L, K)."""
         target_BGRLK = workspace.take("heads", *source_BGRLK.shape)
         cos, sin = (table[: source_BGRLK.shape[3]] for table in workspace.rotary)
-        first, second = source_BGRLK[:, :, :-1].chunk(2, dim=-1)
-        to_first, to_second = target_BGRLK[:, :, :-1].chunk(2, dim=-1)
-        torch.mul(first, cos, out=to_first).addcmul_(second, sin, value=-1)
-        torch.mul(second, cos, out=to_second).addcmul_(first, sin)
+        _rotate(source_BGRLK[:, :, :-1], cos, sin, target_BGRLK[:, :, :-1])
         target_BGRLK[:, :, -1].copy_(source_BGRLK[:, :, -1])
         return target_BGRLK
 
@@ -217,7 +272,7 @@ class FusedBackbone:
     def _fuse(self, layer: Layer) -> FusedLayer:
         config, attention, mlp = self.config, layer.self_attn, layer.mlp
         projections = (attention.q_proj, attention.k_proj, attention.v_proj)
-        heads = (config.num_kv_heads, -1, config.head_width)
+        heads = (self._num_blocks, -1, config.head_width)
         scale = config.head_width**-0.5 * math.log2(math.e)
         # Without qk-norm the softmax scale goes into the queries' weights.
         scales = (1.0 if config.qk_norm else scale, 1.0, 1.0)
@@ -244,8 +299,8 @@ class FusedBackbone:
         """Learned weights of qk-norm, and the largest score that they allow."""
         assert isinstance(attention.q_norm, RMSNorm) and isinstance(attention.k_norm, RMSNorm)
         q_gain, k_gain = attention.q_norm.weight.detach().float(), attention.k_norm.weight.detach().float()
-        repeats = self.config.num_heads // self.config.num_kv_heads
-        gains = self._copy(torch.cat([(q_gain * scale).expand(repeats, -1), k_gain[None]]))
+        num_queries, num_keys = (n // self._num_blocks for n in (self.config.num_heads, self.config.num_kv_heads))
+        gains = self._copy(torch.cat([(q_gain * scale).expand(num_queries, -1), k_gain.expand(num_keys, -1)]))
         # A vector of unit root mean square is sqrt(K) long, before the learned weights.
         return gains, float(q_gain.abs().max() * k_gain.abs().max()) * self.config.head_width * scale
 
@@ -278,6 +333,14 @@ def _whole_attention(
     values = torch.bmm(scores, v, out=workspace.take("sums", *q.shape))
     shape = (count, num_groups, repeats, length)
     torch.div(values.view(*shape, width), sums.view(*shape, 1), out=out_BGRLK)
+
+
+def _rotate(source: Tensor, cos: Tensor, sin: Tensor, target: Tensor) -> None:
+    """Turn the feature pairs (i, i + K/2) of each head by its position's angle, from one tensor into another."""
+    first, second = source.chunk(2, dim=-1)
+    to_first, to_second = target.chunk(2, dim=-1)
+    torch.mul(first, cos, out=to_first).addcmul_(second, sin, value=-1)
+    torch.mul(second, cos, out=to_second).addcmul_(first, sin)
 
 
 def _inverse_rms(x: Tensor, eps: float) -> Tensor:
