@@ -41,8 +41,13 @@ def attend(
 
 def _attend_group(q: Tensor, k: Tensor, v: Tensor, group: LengthGroup, direction: Direction) -> Tensor:
     shape = (group.count, group.length)
+    gains_B11L = None if group.key_gains is None else group.key_gains[:, None, None]
     keep_weights = (
-        q.requires_grad and q.device.type == "cpu" and direction == "both" and group.length <= KEPT_WEIGHTS_MAX_LENGTH
+        q.requires_grad
+        and q.device.type == "cpu"
+        and direction == "both"
+        and group.length <= KEPT_WEIGHTS_MAX_LENGTH
+        and gains_B11L is None
     )
     if keep_weights:
         return _KeptWeightsAttention.apply(q, k, v, shape)
@@ -50,7 +55,12 @@ def _attend_group(q: Tensor, k: Tensor, v: Tensor, group: LengthGroup, direction
     if direction == "backward":
         q_BHLK, k_BGLK, v_BGLK = (x.flip(2) for x in (q_BHLK, k_BGLK, v_BGLK))
     out_BHLK = F.scaled_dot_product_attention(
-        q_BHLK, k_BGLK, v_BGLK, is_causal=direction != "both", enable_gqa=q_BHLK.shape[1] != k_BGLK.shape[1]
+        q_BHLK,
+        k_BGLK,
+        v_BGLK,
+        attn_mask=gains_B11L,
+        is_causal=direction != "both",
+        enable_gqa=q_BHLK.shape[1] != k_BGLK.shape[1],
     )
     if direction == "backward":
         out_BHLK = out_BHLK.flip(2)

@@ -88,6 +88,9 @@ class Family:
     logit_shift: bool = False
     mask_token: str | None = None
     """What stands for a hidden token where the family was trained by diffusion."""
+    template: str | None = None
+    """What its chat models put around a user's turn, up to its end: what the paper puts around every text. Models are
+    read without it unless it is asked for."""
     trained_tokens: int | None = None
     """Longest sequence of the training, where config.json promises more."""
     keys: Mapping[str, str] = field(default_factory=lambda: KEYS)
@@ -103,18 +106,36 @@ class Family:
     """What may stand before its weight names; the head has none."""
 
 
-QWEN3 = Family(name="qwen3", title="Qwen3", model_types=("qwen3",), direction="forward", qk_norm=True)
+# Chat templates, as the tokenizers of these models have them; BOS is the tokenizer's own to add.
+CHATML = "<|im_start|>user\n{text}<|im_end|>"
+LLAMA_CHAT = "<|start_header_id|>user<|end_header_id|>\n\n{text}<|eot_id|>"
+
+QWEN3 = Family(name="qwen3", title="Qwen3", model_types=("qwen3",), direction="forward", qk_norm=True, template=CHATML)
 QWEN2 = Family(
-    name="qwen2", title="Qwen2, Qwen2.5", model_types=("qwen2",), direction="forward", qkv_bias=True, supported=PLAIN
+    name="qwen2",
+    title="Qwen2, Qwen2.5",
+    model_types=("qwen2",),
+    direction="forward",
+    qkv_bias=True,
+    template=CHATML,
+    supported=PLAIN,
 )
 LLAMA = Family(
     name="llama",
     title="Llama 3, DiffuLLaMA",
     model_types=("llama",),
     direction="forward",
+    template=LLAMA_CHAT,
     supported={**NO_BIAS, "mlp_bias": False, "pretraining_tp": 1},
 )
-MISTRAL = Family(name="mistral", title="Mistral", model_types=("mistral",), direction="forward", supported=PLAIN)
+MISTRAL = Family(
+    name="mistral",
+    title="Mistral",
+    model_types=("mistral",),
+    direction="forward",
+    template="[INST] {text} [/INST]",
+    supported=PLAIN,
+)
 DREAM = Family(
     name="dream",
     title="Dream, Dream-Coder, DiffuCoder",
@@ -123,6 +144,7 @@ DREAM = Family(
     qkv_bias=True,
     logit_shift=True,
     mask_token="<|mask|>",
+    template=CHATML,
     trained_tokens=2_048,  # the README; config.json says 131,072, which is Qwen2.5's
     supported={**PLAIN, "use_mrope": False},
 )
@@ -132,6 +154,7 @@ LLADA = Family(
     model_types=("llada",),
     direction="both",
     mask_token="<|mdm_mask|>",
+    template=LLAMA_CHAT,
     keys=LLADA_KEYS,
     supported=LLADA_PLAIN,
     tie_key="weight_tying",

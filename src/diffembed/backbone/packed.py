@@ -16,6 +16,8 @@ class LengthGroup:
 
     count: int
     length: int
+    key_gains: Tensor | None = None
+    """(count, length), added to the scores of each key; None for nothing. See `legacy`."""
 
     @property
     def num_tokens(self) -> int:

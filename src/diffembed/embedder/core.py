@@ -17,11 +17,12 @@ from diffembed.backbone import DIRECTIONS, Backbone, Direction
 from diffembed.backbone.adapter import Adapter
 from diffembed.backbone.compact import pack_weights, unpack_weights
 from diffembed.backbone.fused import FusedBackbone
+from diffembed.backbone.legacy import LegacyBackbone
 from diffembed.embedder import adapters, folder, golden
 from diffembed.embedder.chunks import Chunk, ChunkLayout, Chunks, lay_out_chunks
 from diffembed.embedder.chunks import batches as batches_of_chunks
 from diffembed.embedder.explain import Explanation, TokenShare, check_texts, share_out
-from diffembed.embedder.layout import OVERFLOWS, Frame, Layout, Overflow, batches, lay_out, read_chunks
+from diffembed.embedder.layout import OVERFLOWS, Frame, Layout, Overflow, lay_out, read_chunks
 from diffembed.embedder.locate import fingerprint
 from diffembed.embedder.model import Model
 from diffembed.embedder.placement import number_format, place
@@ -158,10 +159,32 @@ class Embedder:
             golden=(),
         )
         other = copy(self)
-        other._model, other._reader = model, Reader(self._reader.engine, model.readout)
+        other._model, other._reader = model, self._reader.reading(model.readout)
         other._has_warned, other.last_report = False, None
         if model != replace(self._model, golden=()):  # what lies in the folder is read another way
             other.folder = other.fingerprint = None
+        return other
+
+    def with_legacy_padding(self, batch_rows: int) -> "Embedder":
+        """The same model, padded as DiffEmbed's published code pads: to repeat its numbers, and for nothing else.
+
+        Padding stands on the left and is seen like any token, so a vector depends on the others of its batch. It is
+        slower, and holds the weights once more. See `diffembed.backbone.legacy`.
+
+        Args:
+            batch_rows: Texts that go through the model together; they are sorted by their number of tokens.
+
+        Raises:
+            CheckpointError: The tokenizer has no padding token.
+            ConfigError: The model looks one way only, or batch_rows is no number of texts.
+        """
+        if type(batch_rows) is not int or batch_rows < 1:
+            raise ConfigError(f"batch_rows is {batch_rows!r}", hint="8 is usual")
+        backbone, pad_id = self._model.backbone, self.tokenizer.pad_id
+        engine = LegacyBackbone(backbone, pad_id, dtype=self.dtype, device=self.device)
+        other = self.with_readout()
+        other._reader = Reader(engine, self.readout, batch_rows=batch_rows)
+        other.folder = other.fingerprint = None
         return other
 
     def calibrate(self, texts: Iterable[str], role: Role | None = "document") -> "Embedder":
@@ -317,7 +340,7 @@ class Embedder:
             layout = lay_out(self.tokenizer.frame(chunk, *around), frame, first=first, overflow=overflow)
             read = (
                 ([piece.ids for piece in batch], self._reader.count(batch))
-                for batch in batches(layout.pieces, self._reader.batch_tokens)
+                for batch in self._reader.batches(layout.pieces)
             )
             parts.append(self._reader.vectors(read, layout.texts, dims, precision, each=each, first=first))
             layout.pieces.clear()

@@ -15,7 +15,7 @@ from enum import IntEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from diffembed.embedder.layout import Frame, Piece, batches, lay_out
+from diffembed.embedder.layout import Frame, Piece, lay_out
 from diffembed.embedder.reading import Reader
 from diffembed.errors import DataError
 from diffembed.index.words import UNSPACED
@@ -113,7 +113,7 @@ def share_out(
     num_tokens = len(framed.ids)
     along = dict.fromkeys(((Part.TEXT, place) for place in range(num_tokens)), 0.0)
     length_along = 0.0
-    for batch in batches(pieces, reader.batch_tokens):
+    for batch in reader.batches(pieces):
         places = [(piece, number) for piece in batch for number in range(len(piece.ids))]
         for token, (share, own_share) in reader.products(batch, vectors_D2):
             key = _place(*places[token], num_tokens)

@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from diffembed.backbone import pack
+from diffembed.backbone.fused import FusedBackbone
+from diffembed.backbone.legacy import LegacyBackbone
 from diffembed.embedder.golden import LEAST_NORM
-from diffembed.embedder.layout import Counted, Piece, count_tokens
+from diffembed.embedder.layout import Counted, Piece, batches, count_tokens
 from diffembed.errors import CheckpointError
 from diffembed.readout.numbers import to_precision
 from diffembed.readout.pooling import MeanPool, tanh_codes, to_vectors
@@ -33,16 +35,33 @@ class Reader:
     Args:
         engine: Packed tokens -> (T, D) fp32 states.
         readout: States -> vectors.
+        batch_rows: Sequences in a batch, where those show in the vectors; otherwise batches are counted in tokens.
     """
 
-    def __init__(self, engine: Any, readout: Readout) -> None:
+    def __init__(
+        self, engine: FusedBackbone | LegacyBackbone, readout: Readout, *, batch_rows: int | None = None
+    ) -> None:
         self.engine = engine
         self.readout = readout
+        self._batch_rows = batch_rows
+
+    def reading(self, readout: Readout) -> "Reader":
+        """The same engine and batches, and another readout."""
+        return Reader(self.engine, readout, batch_rows=self._batch_rows)
 
     @property
     def batch_tokens(self) -> int:
         """Tokens that are computed at a time."""
         return CPU_BATCH_TOKENS if self.engine.device.type == "cpu" else GPU_BATCH_TOKENS
+
+    def batches(self, pieces: Sequence[Piece]) -> Iterator[list[Piece]]:
+        """Pieces sorted by length, in batches."""
+        if self._batch_rows is None:
+            yield from batches(pieces, self.batch_tokens)
+            return
+        ordered = sorted(pieces, key=lambda piece: len(piece.ids))
+        for start in range(0, len(ordered), self._batch_rows):
+            yield ordered[start : start + self._batch_rows]
 
     def count(self, batch: Sequence[Piece]) -> Counted:
         """The tokens of a batch whose states count, and for which vector."""
