@@ -12,9 +12,10 @@ from tokenizers import Tokenizer as RawTokenizer
 
 from diffembed import Embedder
 from diffembed.errors import CheckpointError
+from diffembed.readout.spec import Readout
 from diffembed.text.tokenizer import Tokenizer
 from tests import family_checkpoints
-from tests.tiny_embedders import LONG, ODD, SENTENCE
+from tests.tiny_embedders import LONG, ODD, SENTENCE, WORDS, make
 
 pytestmark = pytest.mark.extra
 pytest.importorskip("transformers")
@@ -161,3 +162,56 @@ def test_a_tokenizer_that_cannot_be_made(
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({**config, **changes}))
     with pytest.raises(CheckpointError, match=words):
         Tokenizer.load(tmp_path)
+
+
+def pplx_folder(folder: Path, trained: RawTokenizer) -> Any:
+    """As perplexity-ai publishes it: its quantiser is a module of remote code, which nobody runs here."""
+    oracle = family_checkpoints.make("bidirectional_pplx_qwen3", folder, vocab_size=VOCAB)
+    vocab_and_merges(folder, trained)
+    kinds = ["sentence_transformers.models.Transformer", "sentence_transformers.models.Pooling"]
+    rows = [{"idx": n, "name": str(n), "path": ["", "1_Pooling"][n], "type": kind} for n, kind in enumerate(kinds)]
+    rows.append(
+        {"idx": 2, "name": "2", "path": "", "type": "st_quantize.FlexibleQuantizer", "kwargs": ["quantization"]}
+    )
+    (folder / "modules.json").write_text(json.dumps(rows))
+    (folder / "st_quantize.py").write_text("raise SystemExit('this must never run')")
+    (folder / "1_Pooling").mkdir()
+    pooling = {"word_embedding_dimension": 32, "pooling_mode_mean_tokens": True, "include_prompt": True}
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
+    return oracle
+
+
+def test_pplx_embeds_own_folder(tmp_path: Path, trained: RawTokenizer) -> None:
+    oracle = pplx_folder(tmp_path / "pplx", trained)
+    embedder = Embedder.load(tmp_path / "pplx", dtype="float32")
+    assert (embedder.direction, embedder.readout.codes) == ("both", "tanh")
+    oracle.config.is_causal = False
+    for text in [SENTENCE[:60], "12345 a"]:
+        ids = embedder.tokenizer.encode([text])
+        with torch.no_grad():
+            mean = oracle.model(torch.tensor(ids), use_cache=False).last_hidden_state[0].mean(0)
+        [codes] = embedder.embed([text], precision="int8").vectors
+        assert np.abs(codes - torch.round(127 * torch.tanh(mean)).numpy()).max() <= 1  # a state may lie on an edge
+        assert np.array_equal(embedder.embed([text], precision="binary").vectors[0], np.packbits(mean.numpy() >= 0))
+    embedder.save(tmp_path / "ours")
+    again = Embedder.load(tmp_path / "ours", dtype="float32")
+    assert np.array_equal(again.encode([SENTENCE]), embedder.encode([SENTENCE]))
+    assert not (tmp_path / "ours" / "modules.json").exists(), "stock modules can't write codes"
+
+
+@pytest.mark.parametrize(
+    ("pooling", "counts_prompt"), [("weighted_mean", False), ("weighted_mean", True), ("mean", True), ("last", False)]
+)
+def test_sentence_transformers_reads_other_poolings(tmp_path: Path, pooling: Any, counts_prompt: bool) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    embedder = make().with_readout(Readout(pooling=pooling, counts_prompt=counts_prompt))
+    embedder.save(tmp_path)
+    other = SentenceTransformer(str(tmp_path), device="cpu")
+    for role in ("query", "document"):
+        found = getattr(other, f"encode_{role}")(WORDS)
+        np.testing.assert_allclose(found, getattr(embedder, f"encode_{role}")(WORDS), atol=1e-5)
+    (tmp_path / "diffembed.json").unlink()
+    again = Embedder.load(tmp_path, dtype="float32")
+    assert again.readout == embedder.readout
+    np.testing.assert_allclose(again.encode_query(WORDS), embedder.encode_query(WORDS), atol=1e-6)
