@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from diffembed import Embedder
 from diffembed.backbone import pack
-from diffembed.embedder import reading
+from diffembed.embedder import budget as budgets
 from diffembed.errors import CheckpointError, ConfigError, DataError
 from diffembed.text.windows import cut_windows
 from tests.examples import examples
@@ -167,7 +167,7 @@ def test_the_same_document_has_the_same_bits(dtype, contextual) -> None:
 @pytest.mark.parametrize("budget", [1, LIMIT, 5 * LIMIT + 3])
 def test_batches_do_not_matter(embedder, monkeypatch, budget) -> None:
     expected = embedder.embed_chunks(LONG, 9).vectors
-    monkeypatch.setattr(reading, "CPU_BATCH_TOKENS", budget)
+    monkeypatch.setattr(budgets, "CPU_BATCH_TOKENS", budget)
     np.testing.assert_allclose(embedder.embed_chunks(LONG, 9).vectors, expected, atol=1e-6)
 
 

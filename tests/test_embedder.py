@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from diffembed import Embedder
 from diffembed.backbone import pack
-from diffembed.embedder import layout, reading
+from diffembed.embedder import budget as budgets
+from diffembed.embedder import layout
 from diffembed.errors import CheckpointError, ConfigError, DataError
 from diffembed.text.windows import cut_windows
 from tests.examples import examples
@@ -89,7 +90,7 @@ def test_a_text_alone_in_any_batch_and_any_order(texts, random, budget) -> None:
     order = list(range(len(texts)))
     random.shuffle(order)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reading, "CPU_BATCH_TOKENS", budget)
+        patch.setattr(budgets, "CPU_BATCH_TOKENS", budget)
         patch.setattr(layout, "CHUNK_TEXTS", 1 + budget % 5)
         together = embedder.encode_document([texts[i] for i in order])
     np.testing.assert_allclose(together, alone[order], atol=1e-5)

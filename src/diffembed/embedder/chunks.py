@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffembed.backbone.packed import split_by_tokens
+from diffembed.embedder.budget import Budget
 from diffembed.embedder.layout import Counted, Frame, Piece, count_tokens
 from diffembed.embedder.report import Report
 from diffembed.errors import DataError
@@ -88,7 +89,9 @@ class ChunkLayout:
         return np.where(counted.rows_T == SKIPPED, SKIPPED, first + chunks)
 
 
-def batches(layouts: Sequence[ChunkLayout], readout: Readout, budget: int) -> Iterator[tuple[list[list[int]], Counted]]:
+def batches(
+    layouts: Sequence[ChunkLayout], readout: Readout, budget: Budget
+) -> Iterator[tuple[list[list[int]], Counted]]:
     """Sequences for the backbone, sorted by length, and the chunk of each of their tokens, counted over all documents.
 
     The windows of a document are of one length and keep their order, so its sums don't depend on the others.
@@ -96,7 +99,7 @@ def batches(layouts: Sequence[ChunkLayout], readout: Readout, budget: int) -> It
     Args:
         layouts: Of documents.
         readout: One that is a mean.
-        budget: Tokens of a batch; a longer sequence is a batch of its own.
+        budget: Of the batches; a longer sequence is one of its own.
     """
     firsts = np.cumsum([0, *(len(layout.spans) for layout in layouts)]).tolist()
     pieces = [
@@ -105,7 +108,8 @@ def batches(layouts: Sequence[ChunkLayout], readout: Readout, budget: int) -> It
         for window in (layout.windows if layout.spans else [])
     ]
     pieces.sort(key=lambda each: len(each[0].ids))
-    for part in split_by_tokens([len(piece.ids) for piece, *_ in pieces], budget):
+    lengths = [len(piece.ids) for piece, *_ in pieces]
+    for part in split_by_tokens(lengths, budget.tokens_for(lengths)):
         counted = [count_tokens([piece], readout, looks_before=False) for piece, *_ in pieces[part]]
         rows = [
             layout.rows(piece, own, first) for (piece, layout, first), own in zip(pieces[part], counted, strict=True)

@@ -3,9 +3,10 @@
 import os
 import time
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,14 @@ from diffembed.embedder import adapters, folder, golden
 from diffembed.embedder.chunks import Chunk, ChunkLayout, Chunks, lay_out_chunks
 from diffembed.embedder.chunks import batches as batches_of_chunks
 from diffembed.embedder.explain import Explanation, TokenShare, check_texts, share_out
-from diffembed.embedder.layout import OVERFLOWS, Frame, Layout, Overflow, lay_out, read_chunks
+from diffembed.embedder.forecast import Forecast, forecast
+from diffembed.embedder.layout import OVERFLOWS, Frame, Layout, Overflow, count, lay_out, read_chunks, sum_up
 from diffembed.embedder.locate import fingerprint
 from diffembed.embedder.model import Model
 from diffembed.embedder.placement import number_format, place
-from diffembed.embedder.reading import Reader
+from diffembed.embedder.reading import Batches, Reader
 from diffembed.embedder.report import Encoded, Report
+from diffembed.embedder.workers import Workers
 from diffembed.errors import CheckpointError, ConfigError
 from diffembed.readout.numbers import calibrate, to_precision
 from diffembed.readout.spec import Precision, Readout, check_output
@@ -47,7 +50,9 @@ class Embedder:
 
     def __init__(self, model: Model, *, dtype: torch.dtype, device: torch.device) -> None:
         self._model = model
-        self._reader = Reader(FusedBackbone(model.backbone, dtype=dtype, device=device), model.readout)
+        self._dtype, self._device = dtype, device
+        self._reader = Reader(cache(lambda: FusedBackbone(model.backbone, dtype=dtype, device=device)), model.readout)
+        self._workers: Workers | None = None
         self._adapter: Adapter | None = None
         self._has_warned = False
         self.folder: Path | None = None
@@ -65,6 +70,7 @@ class Embedder:
         dtype: str | torch.dtype | None = None,
         direction: Direction | None = None,
         adapter: str | os.PathLike[str] | None = None,
+        devices: Sequence[str | torch.device] | None = None,
     ) -> "Embedder":
         """Load a model; nothing but safetensors and JSON is read.
 
@@ -76,6 +82,9 @@ class Embedder:
             direction: Overrules the model's own: both, forward (causal) or backward.
             adapter: Folder or hub id of a LoRA adapter in the layout of `peft`, which is merged into the weights. It
                 looks where it was trained to if we saved it; `peft` itself forgets that.
+            devices: In place of `device`, several: a process on each, which share the texts of `embed` and `encode*`.
+                One that dies is reported by a warning, and its texts are embedded again. Chunks and explanations are
+                the business of this process, on the first of them. `close` ends the processes.
 
         Raises:
             CheckpointError: There is no such model, or it is damaged.
@@ -84,15 +93,34 @@ class Embedder:
         """
         if direction is not None and direction not in DIRECTIONS:
             raise ConfigError(f"direction is {direction!r}", hint=f"allowed: {', '.join(DIRECTIONS)}")
-        on = place(device)
+        if devices is not None and (device is not None or isinstance(devices, str) or not len(devices)):
+            raise ConfigError(
+                f"device is {device!r} and devices {devices!r}", hint='name one device, or a list: ["cuda:0", "cuda:1"]'
+            )
+        on = place(device if devices is None else devices[0])
         as_type = number_format(dtype, on)
         found, model, merged = adapters.load_with_adapter(name, adapter, direction)
         embedder = cls(model, dtype=as_type, device=on)
         if merged is None:
             embedder.folder, embedder.fingerprint = found, fingerprint(found)
         embedder._adapter = merged
-        golden.replay(embedder, embedder._model.golden)
+        if devices is None:
+            golden.replay(embedder, embedder._model.golden)
+        else:  # each of them replays for itself
+            embedder._workers = Workers(name, devices, dtype=dtype, direction=direction, adapter=adapter)
         return embedder
+
+    def close(self) -> None:
+        """End the processes of `devices`, if there are any; this embedder then computes by itself."""
+        if self._workers is not None:
+            self._workers.close()
+            self._workers = None
+
+    def __enter__(self) -> "Embedder":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     @classmethod
     def from_backbone(
@@ -183,7 +211,7 @@ class Embedder:
         backbone, pad_id = self._model.backbone, self.tokenizer.pad_id
         engine = LegacyBackbone(backbone, pad_id, dtype=self.dtype, device=self.device)
         other = self.with_readout()
-        other._reader = Reader(engine, self.readout, batch_rows=batch_rows)
+        other._reader, other._workers = Reader(lambda: engine, self.readout, batch_rows=batch_rows), None
         other.folder = other.fingerprint = None
         return other
 
@@ -245,11 +273,11 @@ class Embedder:
     @property
     def dtype(self) -> torch.dtype:
         """In which the products run; pooling and vectors are fp32 always."""
-        return self._reader.engine.dtype
+        return self._dtype
 
     @property
     def device(self) -> torch.device:
-        return self._reader.engine.device
+        return self._device
 
     def __repr__(self) -> str:
         dtype = str(self.dtype).removeprefix("torch.")
@@ -303,6 +331,7 @@ class Embedder:
         dims: int | None = None,
         precision: Precision = "float32",
         overflow: Overflow = "window",
+        progress: Callable[[int, int | None], None] | None = None,
     ) -> Encoded:
         """Turn texts into vectors and say what was done to them. Safe to call from several threads.
 
@@ -317,6 +346,8 @@ class Embedder:
             overflow: What happens to a text over the limit. `window`: it is read in overlapping windows, and each token
                 counts once, from the window where it stands farther from an edge. `truncate`: its beginning counts, and
                 a warning is given once. `error`: DataError, for an empty text too.
+            progress: Called now and then with the numbers of texts that are done and of all, None where that isn't
+                known. What it raises ends the call.
 
         Returns:
             Vectors in the order of the texts, and the report. A readout with several vectors a text has (texts,
@@ -327,31 +358,69 @@ class Embedder:
             DataError: A text is no string, or in mode `error` empty or too long.
             CheckpointError: The model gave numbers that make no vector.
         """
-        started = time.perf_counter()
         check_output(dims, precision, width=self.dims)
         if overflow not in OVERFLOWS:
             raise ConfigError(f"overflow is {overflow!r}", hint=f"allowed: {', '.join(OVERFLOWS)}")
         around, frame = self._around(role, instruction), self._frame(role)
+        if self._workers is not None:
+            encoded = self._workers.embed(
+                texts,
+                role,
+                instruction=instruction,
+                dims=dims,
+                precision=precision,
+                overflow=overflow,
+                readout=self.readout,
+                prompts=self.prompts,
+                template=self._model.template,
+                progress=progress,
+            )
+            self._warn_once(encoded.report)
+            return encoded
+        started = time.perf_counter()
         each = self.readout.num_vectors(role) if self.readout.multi else None
         layouts: list[Layout] = []
         nothing = np.empty((0, dims or self.dims) if each is None else (0, each, dims or self.dims), np.float32)
         parts = [to_precision(nothing, precision)]
+        total = count(texts)
         for first, chunk in read_chunks(texts):
             layout = lay_out(self.tokenizer.frame(chunk, *around), frame, first=first, overflow=overflow)
-            read = (
-                ([piece.ids for piece in batch], self._reader.count(batch))
-                for batch in self._reader.batches(layout.pieces)
-            )
+            read = self._read(layout, first, total, progress)
             parts.append(self._reader.vectors(read, layout.texts, dims, precision, each=each, first=first))
             layout.pieces.clear()
             layouts.append(layout)
-        counts = {
-            name: sum(getattr(layout, name) for layout in layouts)
-            for name in ("texts", "tokens", "truncated", "windowed", "windows", "empty")
-        }
-        report = Report(**counts, seconds=time.perf_counter() - started)
+        report = sum_up(layouts, time.perf_counter() - started)
         self._warn_once(report)
         return Encoded(vectors=np.concatenate(parts), report=report)
+
+    def _read(
+        self, layout: Layout, first: int, total: int | None, progress: Callable[[int, int | None], None] | None
+    ) -> Batches:
+        done = first
+        for batch in self._reader.batches(layout.pieces):
+            yield [piece.ids for piece in batch], self._reader.count(batch)
+            done += sum(piece.window.is_last for piece in batch)
+            if progress is not None:
+                progress(done, total)
+
+    def estimate(self, texts: Sequence[str], role: Role | None = "document") -> Forecast:
+        """What `embed` will take for texts: tokens, windows, seconds, memory. Some of the texts are embedded to know.
+
+        Args:
+            texts: All of them. They are cut into tokens, which takes a hundredth of the time of embedding.
+            role: What they are.
+
+        Raises:
+            DataError: A text is no string.
+        """
+        layouts, lengths = [], []
+        around, frame = self._around(role, None), self._frame(role)
+        for first, chunk in read_chunks(texts):
+            layout = lay_out(self.tokenizer.frame(chunk, *around), frame, first=first, overflow="window")
+            lengths += [len(piece.ids) for piece in layout.pieces]
+            layouts.append(layout)
+        counts = sum_up(layouts, 0.0)
+        return forecast(self, texts, role, counts, lengths)
 
     def embed_chunks(
         self,
@@ -430,7 +499,7 @@ class Embedder:
         if not contextual:
             return [self._embed_apart(text, layout, dims) for (text, _), layout in zip(documents, layouts, strict=True)]
         total = sum(len(layout.spans) for layout in layouts)
-        read = batches_of_chunks(layouts, self.readout, self._reader.batch_tokens)
+        read = batches_of_chunks(layouts, self.readout, self._reader.budget)
         vectors = self._reader.vectors(read, total, dims, "float32", unit="chunk")
         seconds = time.perf_counter() - started
         cuts = np.cumsum([len(layout.spans) for layout in layouts])[:-1]

@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from diffembed.backbone.packed import split_by_tokens
+from diffembed.embedder.report import Report
 from diffembed.errors import ConfigError, DataError
 from diffembed.readout.spec import SKIPPED, Readout
 from diffembed.text.tokenizer import Framed
@@ -56,6 +56,14 @@ class Layout:
     windowed: int = 0
     windows: int = 0
     empty: int = 0
+
+
+def count(texts: Iterable[str]) -> int | None:
+    """How many texts there are, if that can be known before they are read."""
+    try:
+        return len(texts)  # type: ignore[arg-type]
+    except TypeError:
+        return None
 
 
 def read_chunks(texts: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
@@ -157,11 +165,10 @@ def lay_out(texts: Sequence[Framed], frame: Frame, *, first: int, overflow: Over
     return layout
 
 
-def batches(pieces: Sequence[Piece], budget: int) -> Iterator[list[Piece]]:
-    """Sort by length and cut into batches of at most `budget` tokens; a longer piece is a batch of its own."""
-    by_length = sorted(pieces, key=lambda piece: len(piece.ids))
-    for rows in split_by_tokens([len(piece.ids) for piece in by_length], budget):
-        yield by_length[rows]
+def sum_up(layouts: Sequence[Layout], seconds: float) -> Report:
+    """What was done to the texts of all chunks."""
+    names = ("texts", "tokens", "truncated", "windowed", "windows", "empty")
+    return Report(**{name: sum(getattr(layout, name) for layout in layouts) for name in names}, seconds=seconds)
 
 
 class Counted(NamedTuple):

@@ -3,7 +3,7 @@
 Shape letters: T packed tokens, D width, N vectors.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,54 +14,61 @@ from torch import Tensor
 from diffembed.backbone import pack
 from diffembed.backbone.fused import FusedBackbone
 from diffembed.backbone.legacy import LegacyBackbone
+from diffembed.backbone.packed import split_by_tokens
+from diffembed.embedder.budget import Budget
 from diffembed.embedder.golden import LEAST_NORM
-from diffembed.embedder.layout import Counted, Piece, batches, count_tokens
+from diffembed.embedder.layout import Counted, Piece, count_tokens
 from diffembed.errors import CheckpointError
 from diffembed.readout.numbers import to_precision
 from diffembed.readout.pooling import MeanPool, tanh_codes, to_vectors
 from diffembed.readout.spec import SKIPPED, Precision, Readout
 
-# Tokens in a batch. A CPU wants what stays in its caches (1,024 and 2,048 measured equal, 512 and 4,096 slower); a GPU
-# wants enough to be busy.
-CPU_BATCH_TOKENS = 2_048
-GPU_BATCH_TOKENS = 32_768
-
 Batches = Iterator[tuple[list[list[int]], Counted]]
+
+
+Engine = FusedBackbone | LegacyBackbone
 
 
 class Reader:
     """An engine and a readout.
 
     Args:
-        engine: Packed tokens -> (T, D) fp32 states.
+        make_engine: Gives the engine, packed tokens -> (T, D) fp32 states; called when it is needed.
         readout: States -> vectors.
         batch_rows: Sequences in a batch, where those show in the vectors; otherwise batches are counted in tokens.
     """
 
-    def __init__(
-        self, engine: FusedBackbone | LegacyBackbone, readout: Readout, *, batch_rows: int | None = None
-    ) -> None:
-        self.engine = engine
+    def __init__(self, make_engine: Callable[[], Engine], readout: Readout, *, batch_rows: int | None = None) -> None:
+        self._make = make_engine
         self.readout = readout
         self._batch_rows = batch_rows
+        self._budget: Budget | None = None
 
     def reading(self, readout: Readout) -> "Reader":
         """The same engine and batches, and another readout."""
-        return Reader(self.engine, readout, batch_rows=self._batch_rows)
+        return Reader(self._make, readout, batch_rows=self._batch_rows)
 
     @property
-    def batch_tokens(self) -> int:
-        """Tokens that are computed at a time."""
-        return CPU_BATCH_TOKENS if self.engine.device.type == "cpu" else GPU_BATCH_TOKENS
+    def engine(self) -> Engine:
+        return self._make()
+
+    @property
+    def budget(self) -> Budget:
+        """The size of batches."""
+        if self._budget is None:
+            self._budget = Budget(self.engine)
+        return self._budget
 
     def batches(self, pieces: Sequence[Piece]) -> Iterator[list[Piece]]:
         """Pieces sorted by length, in batches."""
-        if self._batch_rows is None:
-            yield from batches(pieces, self.batch_tokens)
-            return
         ordered = sorted(pieces, key=lambda piece: len(piece.ids))
-        for start in range(0, len(ordered), self._batch_rows):
-            yield ordered[start : start + self._batch_rows]
+        if self._batch_rows is None:
+            lengths = [len(piece.ids) for piece in ordered]
+            cuts = split_by_tokens(lengths, self.budget.tokens_for(lengths))
+        else:
+            cuts = (slice(start, start + self._batch_rows) for start in range(0, len(ordered), self._batch_rows))
+        for rows in cuts:
+            yield ordered[rows]
 
     def count(self, batch: Sequence[Piece]) -> Counted:
         """The tokens of a batch whose states count, and for which vector."""
@@ -100,8 +107,10 @@ class Reader:
         pool = MeanPool(num_units * (each or 1), self.engine.config.width, device)
         for sequences, counted in read:
             # Sorted by length, so packing keeps their order.
+            rows_T = torch.from_numpy(counted.rows_T).to(device)
             weights_T = None if counted.weights_T is None else torch.from_numpy(counted.weights_T).to(device)
-            pool.add(self.engine(pack(sequences, device)), torch.from_numpy(counted.rows_T).to(device), weights_T)
+            for part, states_TD in self._states(sequences):
+                pool.add(states_TD, rows_T[part], None if weights_T is None else weights_T[part])
         means_ND = pool.means()
         states_ND = tanh_codes(means_ND) if self.readout.codes == "tanh" else means_ND
         norms_N = states_ND[:, :dims].norm(dim=-1)
@@ -114,6 +123,11 @@ class Reader:
             )
         numbers = self._numbers(means_ND, states_ND, dims, precision)
         return numbers if each is None else numbers.reshape(num_units, each, -1)
+
+    def _states(self, sequences: list[list[int]]) -> Iterator[tuple[slice, Tensor]]:
+        if self._batch_rows is None:
+            return self.budget.states(sequences)
+        return iter([(slice(None), self.engine(pack(sequences, self.engine.device)))])
 
     def _numbers(self, means_ND: Tensor, states_ND: Tensor, dims: int | None, precision: Precision) -> NDArray[Any]:
         if self.readout.codes == "tanh" and precision == "int8":
