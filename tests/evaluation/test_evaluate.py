@@ -225,3 +225,24 @@ def write_task(folder, task: Task):
     ]
     (folder / "qrels" / "test.tsv").write_text("\n".join(lines))
     return folder
+
+
+def test_several_vectors_a_text_are_compared_by_maxsim() -> None:
+    """Words as vectors of their own: the largest product of a query's word is 1 where the document has the word."""
+    axes = dict(zip(WORDS, np.eye(len(WORDS), dtype=np.float32), strict=True))
+
+    class Words:
+        def encode_query(self, texts, *, instruction=None):
+            return np.array([[axes[word] for word in text.split()] for text in texts])
+
+        def encode_document(self, texts):
+            return self.encode_query(texts)
+
+    task = make_task()
+    hits = dense(Words())(task, 7)
+    assert hits.rows.shape == (15, 7)
+    for query, scores, rows in zip(task.queries, hits.scores, hits.rows, strict=True):
+        shares = [np.mean([word in text.split() for word in query.split()]) for text in task.documents]
+        expected = sorted(range(40), key=lambda number: (-shares[number], number))[:7]
+        assert rows.tolist() == expected
+        np.testing.assert_allclose(scores, [shares[number] for number in expected], atol=1e-6)

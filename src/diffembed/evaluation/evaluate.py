@@ -18,12 +18,15 @@ from diffembed.evaluation.measures import cutoff, measure, rank
 from diffembed.evaluation.tasks import Task, read_tasks
 from diffembed.files import write_whole
 from diffembed.index import exact, fusion
-from diffembed.index.hits import NO_ROW, Hits
+from diffembed.index.hits import NO_ROW, Hits, best
 from diffembed.index.lexical import Lexical
+from diffembed.readout.numbers import maxsim
 
 DEFAULT_MEASURES = ("nDCG@10", "Recall@100", "RR@10", "Acc@1")
 DEPTH = 1_000
 """Documents a retriever is asked for; BEIR and trec_eval's convention."""
+MAXSIM_BLOCK = 4_096
+"""Documents that are compared with a query at a time."""
 BM25 = "bm25"
 """Stands for the lexical baseline wherever a model is named."""
 
@@ -87,9 +90,22 @@ def dense(embedder: TextEmbedder, *, instruction: str | None = None) -> Retrieve
 
     def retrieve(task: Task, depth: int) -> Hits:
         query_BE = _encode_queries(embedder, task, instruction)
-        return exact.search(query_BE, embedder.encode_document(list(task.documents)), depth)
+        return _nearest(query_BE, embedder.encode_document(list(task.documents)), depth)
 
     return retrieve
+
+
+def _nearest(queries: NDArray[np.float32], documents: NDArray[np.float32], depth: int) -> Hits:
+    """The best documents by inner product, or by MaxSim where texts have several vectors."""
+    if queries.ndim == documents.ndim == 2:
+        return exact.search(queries, documents, depth)
+    scores, rows = [], []
+    for query in queries:
+        blocks = [documents[start : start + MAXSIM_BLOCK] for start in range(0, len(documents), MAXSIM_BLOCK)]
+        scores_N = np.concatenate([maxsim(query[None], block)[0] for block in blocks])
+        rows.append(best(scores_N, depth))
+        scores.append(scores_N[rows[-1]])
+    return Hits(np.stack(scores), np.stack(rows))
 
 
 def bm25() -> Retriever:
