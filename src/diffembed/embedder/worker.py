@@ -28,7 +28,7 @@ LENGTHS = struct.Struct("<QQ")
 LAST_WORDS_S = 5
 
 State = Literal["loading", "idle", "busy", "torn", "gone"]
-"""`loading` and `busy`: it owes an answer. `torn`: it must be started anew, as a message to or from it was broken off."""
+"""`loading` and `busy`: it owes an answer. `torn`: to be started anew, as a message to or from it was broken off."""
 
 
 class Worker:
