@@ -161,3 +161,18 @@ def test_a_tile_may_be_rounded_up_past_the_last_position() -> None:
     states = FusedBackbone(backbone, dtype=torch.bfloat16)(batch)
     with torch.no_grad():
         assert F.cosine_similarity(states, backbone(batch)).min() > 0.99
+
+
+@pytest.mark.parametrize("length", [48, 63, 144, 320])
+def test_bf16_bits_do_not_depend_on_the_neighbours(length: int) -> None:
+    """Also at lengths that fill a tile, whether or not a neighbour in it is padded."""
+    engine = FusedBackbone(make(gain=4.0, num_layers=4, head_width=64, max_positions=512), dtype=torch.bfloat16)
+    assert engine.is_batch_exact
+    generator = torch.Generator().manual_seed(length)
+    own = [torch.randint(VOCAB, (length,), generator=generator).tolist() for _ in range(6)]
+    alone = [engine(pack([ids])) for ids in own]
+    for others in ([length - 1], [length], [length - 3, length - 1, length], [5, 400]):
+        sequences = [torch.randint(VOCAB, (each,), generator=generator).tolist() for each in others]
+        batch = pack([*sequences, *own])
+        for found, expected in zip(batch.split(engine(batch))[len(others) :], alone, strict=True):
+            assert torch.equal(found, expected), others

@@ -28,7 +28,7 @@ class Tile:
     count: int
     length: int
     is_real_BL: Tensor | None
-    """bool: False where a row is padding; None where no row is."""
+    """bool: False where a row is padding; None where none can be."""
 
     @property
     def num_rows(self) -> int:
@@ -65,7 +65,8 @@ def padded_tiles(batch: PackedBatch) -> Tiling:
             rows_L = np.arange(length)
             is_real_BL = rows_L < lengths_B1
             sources.append(np.where(is_real_BL, starts_B1 + rows_L, num_tokens).ravel())
-            tiles.append(Tile(count, length, None if is_real_BL.all() else torch.from_numpy(is_real_BL).to(device)))
+            # Also where all rows are real: sums of weights round otherwise without it, and then neighbours would show.
+            tiles.append(Tile(count, length, torch.from_numpy(is_real_BL).to(device)))
             start += int(lengths_B1.sum())
     sources_N = np.concatenate(sources)
     # Tiles keep the packed order, so the tokens stand among their rows in ascending order.
