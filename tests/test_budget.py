@@ -256,7 +256,7 @@ def test_long_texts_take_memory_in_proportion_and_as_estimated(dtype) -> None:
     assert estimates[0].weights / 2 < weights < 2 * estimates[0].weights
     for found, expected in zip(peaks, estimates, strict=True):
         assert expected.activations / 2 < found < 2 * expected.activations
-    assert peaks[2] < 2.1 * peaks[1]
+    assert peaks[2] < 2.5 * peaks[1]  # allocators round: 2.16 was seen; a buffer of L x L makes it 4
 
 
 @pytest.mark.gpu

@@ -6,7 +6,7 @@ It computes what `Backbone.forward` computes. What differs is how:
 - A layer writes into the buffers of the one before it.
 - The residual stream stays fp32 while the products run in the dtype of the weights.
 - On a CPU, attention over short sequences is two batched products. torch 2.13's fused kernel takes three times as long
-  in bf16 at 32-512 tokens.
+  in bf16 at 32-512 tokens. In bf16 the same is done for long ones, block by block.
 - On a GPU, attention over all sequences of a batch is one call, without tiles or padding.
 
 Shape letters: T packed tokens, D width, H query heads, G key/value heads, R = H / G, K head width, B sequences,
@@ -30,6 +30,8 @@ from diffembed.backbone.varlen import Kernel, PackedAttention, find_kernel, sequ
 
 # Longest sequence whose scores are held as a whole on a CPU (H x L x L of them); beyond it memory counts for more.
 WHOLE_SCORES_MAX_LENGTH = 1024
+# Longer ones: queries and keys of a block of scores, which stays in the cache.
+BLOCK_QUERIES, BLOCK_KEYS = 256, 512
 # 2**100 is far from overflow (2**127), and so is a sum of a billion such numbers.
 EXP2_SAFE_BOUND = 100.0
 
@@ -202,6 +204,8 @@ class FusedBackbone:
             out_BGRLK = tile_out_N.view(shape).permute(0, 2, 3, 1, 4)
             if is_whole:
                 _whole_attention(heads_BGRLK, tile, layer.score_bound, out_BGRLK, workspace)
+            elif self._has_whole_scores and self.dtype == torch.bfloat16 and layer.score_bound <= EXP2_SAFE_BOUND:
+                _block_attention(heads_BGRLK, out_BGRLK, workspace)
             else:
                 out_BGRLK.copy_(self._fused_attention(heads_BGRLK))
         out_T = workspace.take("narrow", len(qkv_T), out_N.shape[1])
@@ -333,6 +337,25 @@ def _whole_attention(
     values = torch.bmm(scores, v, out=workspace.take("sums", *q.shape))
     shape = (count, num_groups, repeats, length)
     torch.div(values.view(*shape, width), sums.view(*shape, 1), out=out_BGRLK)
+
+
+def _block_attention(heads_BGRLK: Tensor, out_BGRLK: Tensor, workspace: _Workspace) -> None:
+    """The same of long sequences, block by block: bounded scores need no maximum, so blocks just add up."""
+    count, num_groups, rows, length, width = heads_BGRLK.shape
+    repeats = rows - 2
+    q, k, v = heads_BGRLK.view(count * num_groups, rows, length, width).split((repeats, 1, 1), dim=1)
+    keys, values = k[:, 0].transpose(1, 2).split(BLOCK_KEYS, dim=2), v[:, 0].split(BLOCK_KEYS, dim=1)
+    for q_block, out_block in zip(q.split(BLOCK_QUERIES, 2), out_BGRLK.split(BLOCK_QUERIES, 3), strict=True):
+        stacked = q_block.flatten(1, 2)
+        totals = torch.zeros(*stacked.shape, dtype=torch.float32)
+        sums = torch.zeros(*stacked.shape[:2], dtype=torch.float32)
+        for k_block, v_block in zip(keys, values, strict=True):
+            scores = workspace.take("scores", *stacked.shape[:2], k_block.shape[2])
+            torch.bmm(stacked, k_block, out=scores)
+            torch.exp2(scores, out=scores)
+            sums += scores.sum(-1, dtype=torch.float32)
+            totals += torch.bmm(scores, v_block, out=workspace.take("sums", *stacked.shape))
+        out_block.copy_(totals.div_(sums[..., None]).view(out_block.shape))
 
 
 def _rotate(source: Tensor, cos: Tensor, sin: Tensor, target: Tensor) -> None:
