@@ -100,6 +100,13 @@ def settle(pool: Workers) -> None:
     wait_until(lambda: {each.state for each in pool._workers} == {"idle"} or not pool.embed(WORDS))
 
 
+def freeze(pid: int) -> None:
+    """Stop a process, and wait until no thread of it can read what is sent from now on."""
+    os.kill(pid, signal.SIGSTOP)
+    tasks = Path(f"/proc/{pid}/task")
+    wait_until(lambda: all(" T " in (task / "stat").read_text() for task in tasks.iterdir()))
+
+
 def has_mail(pid: int) -> bool:
     """Whether bytes wait in the stdin of a process that was stopped."""
     with open(f"/proc/{pid}/fd/0", "rb", buffering=0) as pipe:
@@ -342,7 +349,7 @@ def test_ctrl_c_ends_the_call_and_no_worker(pool, embedder) -> None:
 
     settle(pool)
     for pid in pids:
-        os.kill(pid, signal.SIGSTOP)
+        freeze(pid)
     thread = threading.Thread(target=interrupt)
     try:
         thread.start()
@@ -375,7 +382,7 @@ def test_a_message_that_was_broken_off_is_no_answer_to_the_next_call(folder, emb
 def test_a_worker_that_dies_is_reported_its_work_redone_and_started_again_once(folder, embedder, capfd) -> None:
     with Workers(folder, ["cpu", "cpu"], dtype="float32") as pool:
         victim, other = pool.pids
-        os.kill(victim, signal.SIGSTOP)  # so that it dies with a part in its hands
+        freeze(victim)  # so that it dies with a part in its hands
 
         def kill(done: int, total: int | None) -> None:
             if is_running(victim):
@@ -415,7 +422,7 @@ def test_a_part_that_ends_two_workers_ends_the_call(folder, embedder) -> None:
                 os.kill(pid, signal.SIGCONT)
 
         for pid in victims:
-            os.kill(pid, signal.SIGSTOP)
+            freeze(pid)
         thread = threading.Thread(target=kill)
         thread.start()
         with (
@@ -489,7 +496,7 @@ def test_closed_by_another_thread_and_forgotten(folder) -> None:
         pool.close()
 
     for pid in pids:
-        os.kill(pid, signal.SIGSTOP)
+        freeze(pid)
     thread = threading.Thread(target=close)
     thread.start()
     with pytest.raises(ConfigError, match="were closed"):
