@@ -351,6 +351,8 @@ def test_ctrl_c_ends_the_call_and_no_worker(pool, embedder) -> None:
     for pid in pids:
         freeze(pid)
     thread = threading.Thread(target=interrupt)
+    # A process that a shell put into the background ignores the signal.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         thread.start()
         with pytest.raises(KeyboardInterrupt):
@@ -359,6 +361,7 @@ def test_ctrl_c_ends_the_call_and_no_worker(pool, embedder) -> None:
         for pid in pids:
             os.kill(pid, signal.SIGCONT)
         thread.join()
+        signal.signal(signal.SIGINT, before)
     assert_same(pool.embed(WORDS), embedder, WORDS)
     assert pool.pids == pids
 
