@@ -65,6 +65,8 @@ def refused(args: list[str | Path], capsys: Shown, status: int) -> str:
 
 
 def run_alone(args: list[str | Path], **options) -> subprocess.Popen:
+    # A shell that starts its jobs in the background has them, and what they start, ignore Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     return subprocess.Popen(
         [sys.executable, "-m", "diffembed", *map(str, args)],
         env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
