@@ -150,10 +150,10 @@ def make_model(folder: Path, longest: int, num_layers: int | None, seed: int) ->
     from diffembed import Embedder
     from diffembed.backbone import Backbone
     from diffembed.data.docstrings import read_docstrings
-    from diffembed.recipes.pretrain import builtin
+    from diffembed.recipes.pretrain import BUILTIN_SHAPE
     from diffembed.text.tokenizer import Tokenizer
 
-    config = replace(builtin().backbone, max_positions=longest)
+    config = replace(BUILTIN_SHAPE, max_positions=longest)
     config = replace(config, num_layers=num_layers or config.num_layers)
     tokenizer = Tokenizer.train((passage.text for passage in read_docstrings()), config.vocab_size)
     backbone = Backbone(config)

@@ -78,11 +78,10 @@ def make_model(folder: Path, kind: str, seed: int) -> Path:
     from diffembed import Embedder
     from diffembed.backbone import Backbone
     from diffembed.data.docstrings import read_docstrings
-    from diffembed.recipes.pretrain import builtin
+    from diffembed.recipes.pretrain import BUILTIN_SHAPE
     from diffembed.text.tokenizer import Tokenizer
 
-    config = builtin().backbone
-    config = replace(config, max_positions=max(config.max_positions, KINDS[kind][1]))
+    config = replace(BUILTIN_SHAPE, max_positions=max(BUILTIN_SHAPE.max_positions, KINDS[kind][1]))
     tokenizer = Tokenizer.train((passage.text for passage in read_docstrings()), config.vocab_size)
     backbone = Backbone(config)
     backbone.init_weights(torch.Generator().manual_seed(seed))

@@ -1,5 +1,6 @@
 """A run: one execution with its directory. What is needed to believe or repeat it is written before step 0."""
 
+import errno
 import fcntl
 import json
 import os
@@ -12,12 +13,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from diffembed.errors import ConfigError, RunExistsError
+from diffembed.errors import ConfigError, DiffembedError, RunExistsError
 from diffembed.files import write_whole
 
 CONFIG_FILE, ENV_FILE, LOCK_FILE = "config.json", "env.json", ".lock"
 LONGEST_CHANGE = 80
 """Characters of a changed value that a message can bear."""
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""No space on the disk, in one's quota, or for a file of this size."""
 METRICS_FILE, CHECKPOINTS_FILE = "metrics.jsonl", "checkpoints.jsonl"
 
 
@@ -32,6 +35,7 @@ class Run:
     def __init__(self, path: Path, *, is_new: bool, env_changes: list[str]) -> None:
         self.path, self.env_changes = path, env_changes
         self._is_new = is_new
+        self._unwritten: dict[str, str] = {}
         lock = os.open(path / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
         weakref.finalize(self, os.close, lock)
         try:
@@ -66,8 +70,20 @@ class Run:
                 self._forget(self.path / name, step)
 
     def _append(self, name: str, row: dict[str, Any]) -> None:
-        with (self.path / name).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        """Write a row, or keep it for the next turn where the disk is full: that ends no training."""
+        rows = self._unwritten.get(name, "") + json.dumps(row) + "\n"
+        size = None
+        try:
+            with (self.path / name).open("a", encoding="utf-8") as file:
+                size = file.tell()
+                file.write(rows)
+            self._unwritten[name] = ""
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            if size is not None:
+                os.truncate(self.path / name, size)  # no half row
+            self._unwritten[name] = rows
 
     def _forget(self, path: Path, step: int) -> None:
         kept = []
@@ -80,8 +96,34 @@ class Run:
         write_whole(path, "".join(kept))
 
     def finish(self, **result: Any) -> None:
-        """Write `result.json`: the run is complete."""
+        """Write `result.json`: the run is complete.
+
+        Raises:
+            DiffembedError: Rows of its records could not be written.
+        """
+        if any(self._unwritten.values()):
+            raise DiffembedError(f"the disk is full: {self.path} lacks rows of its records", hint="free some space")
         write_whole(self.path / "result.json", json.dumps(result, indent=2) + "\n")
+
+
+class Onlooker(Run):
+    """A run directory that another process has open: this one reads it and writes no record."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.env_changes = path, []
+        self._is_new = False
+
+    def log(self, **row: Any) -> None:
+        """Nothing: the other process does."""
+
+    def log_checkpoint(self, path: Path, **row: Any) -> None:
+        """Nothing: the other process does."""
+
+    def forget_after(self, step: int) -> None:
+        """Nothing: the other process does."""
+
+    def finish(self, **result: Any) -> None:
+        """Nothing: the other process does."""
 
 
 def open_run(

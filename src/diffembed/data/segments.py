@@ -12,7 +12,9 @@ from diffembed.errors import DataError
 from diffembed.files import write_whole
 from diffembed.text.tokenizer import Tokenizer
 
-TOKENS_FILE, ENDS_FILE, STORE_FILE = "tokens.u16", "ends.i64", "store.json"
+ENDS_FILE, STORE_FILE = "ends.i64", "store.json"
+# Two bytes a token where the table has no more rows than that can count; other families have 150,000.
+TOKEN_FILES = {2: "tokens.u16", 4: "tokens.u32"}
 # Texts handed to the tokenizer at once: enough to keep its threads busy.
 TEXTS_PER_CALL = 512
 # A segment shorter than this teaches little and costs an attention call of its own.
@@ -24,7 +26,7 @@ class TokenStore:
     """Token ids of many documents in one array; memory-mapped when it comes from disk.
 
     Attributes:
-        tokens: uint16 ids, documents end to end, without EOS.
+        tokens: uint16 or uint32 ids, documents end to end, without EOS.
         ends: int64; where each document ends in `tokens`.
     """
 
@@ -34,9 +36,10 @@ class TokenStore:
     @classmethod
     def from_texts(cls, texts: Iterable[str], tokenizer: Tokenizer) -> "TokenStore":
         """Tokenize texts into memory."""
-        ids = [np.array(row, np.uint16) for some in _batches(texts) for row in tokenizer.encode(some)]
+        dtype = _dtype(tokenizer)
+        ids = [np.array(row, dtype) for some in _batches(texts) for row in tokenizer.encode(some)]
         lengths = np.array([len(row) for row in ids], np.int64)
-        return cls(np.concatenate(ids) if ids else np.zeros(0, np.uint16), np.cumsum(lengths))
+        return cls(np.concatenate(ids) if ids else np.zeros(0, dtype), np.cumsum(lengths))
 
     @classmethod
     def open(cls, folder: Path) -> "TokenStore | None":
@@ -49,35 +52,34 @@ class TokenStore:
             return None
         try:
             facts = json.loads((folder / STORE_FILE).read_text(encoding="utf-8"))
-            wanted = [2 * facts["tokens"], 8 * facts["documents"]]
-            is_whole = [(folder / name).stat().st_size for name in (TOKENS_FILE, ENDS_FILE)] == wanted
-        except (OSError, ValueError, TypeError, KeyError, RecursionError):
+            width = facts.get("token_bytes", 2)
+            path = folder / TOKEN_FILES[width]
+            wanted = [width * facts["tokens"], 8 * facts["documents"]]
+            is_whole = [each.stat().st_size for each in (path, folder / ENDS_FILE)] == wanted
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
             is_whole = False
         if not is_whole:
             raise DataError(f"the token store {folder} is damaged", hint="remove that folder; --resume makes it anew")
-        return cls(np.memmap(folder / TOKENS_FILE, np.uint16, mode="r"), np.fromfile(folder / ENDS_FILE, np.int64))
+        return cls(np.memmap(path, f"u{width}", mode="r"), np.fromfile(folder / ENDS_FILE, np.int64))
 
     @classmethod
     def build(cls, folder: Path, texts: Iterable[str], tokenizer: Tokenizer) -> "TokenStore":
         """Tokenize texts into a folder. The small JSON file comes last and says that the store is whole."""
-        if tokenizer.vocab_size > np.iinfo(np.uint16).max + 1:
-            raise DataError(
-                f"a token store holds at most 65,536 different tokens, got {tokenizer.vocab_size}",
-                hint="lower backbone.vocab_size",
-            )
+        dtype = _dtype(tokenizer)
         folder.mkdir(parents=True, exist_ok=True)
         ends: list[int] = []
         total = 0
-        with (folder / TOKENS_FILE).open("wb") as file:
+        with (folder / TOKEN_FILES[dtype.itemsize]).open("wb") as file:
             for some in _batches(texts):
                 for ids in tokenizer.encode(some):
-                    file.write(np.array(ids, np.uint16).tobytes())
+                    file.write(np.array(ids, dtype).tobytes())
                     total += len(ids)
                     ends.append(total)
         if not total:
             raise DataError("the data holds no text", hint="check the folder given to --data")
         np.array(ends, np.int64).tofile(folder / ENDS_FILE)
-        write_whole(folder / STORE_FILE, json.dumps({"documents": len(ends), "tokens": total}) + "\n")
+        facts = {"documents": len(ends), "tokens": total, "token_bytes": dtype.itemsize}
+        write_whole(folder / STORE_FILE, json.dumps(facts) + "\n")
         store = cls.open(folder)
         assert store is not None
         return store
@@ -192,6 +194,10 @@ def _cut(ends: np.ndarray, length: int) -> np.ndarray:
     end = np.minimum(begin + length, np.repeat(ends, counts))
     pieces = np.stack([begin, end], axis=1)
     return pieces[(pieces[:, 1] - pieces[:, 0]) >= min(MIN_SEGMENT_TOKENS, length)]
+
+
+def _dtype(tokenizer: Tokenizer) -> np.dtype:
+    return np.dtype(np.uint16 if tokenizer.vocab_size <= np.iinfo(np.uint16).max + 1 else np.uint32)
 
 
 def _batches(texts: Iterable[str]) -> Iterator[list[str]]:

@@ -66,7 +66,7 @@ def smoke() -> FinetuneConfig:
     """`diffembed finetune smoke --out DIR`: every stage at toy size, on the docstrings of the running Python; 20 s."""
     return FinetuneConfig(
         init=None,
-        backbone=replace(pretrain.smoke().backbone, max_positions=64),
+        backbone=replace(pretrain.TOY_SHAPE, max_positions=64),
         tokenizer_from=None,
         mix=(MixRow(source=ANY, kind=ANY, weight=1.0, passage_tokens=48, instruction="Find the docstring"),),
         batch_pairs=32,
@@ -115,4 +115,4 @@ def builtin_scratch() -> FinetuneConfig:
     `diffembed finetune builtin-scratch --data DIR --out DIR --set tokenizer_from=RUN/tokenizer`, with the run of the
     pre-training that it is compared with.
     """
-    return replace(builtin(), backbone=pretrain.builtin().backbone, tokenizer_from="runs/pretrain/tokenizer")
+    return replace(builtin(), backbone=pretrain.BUILTIN_SHAPE, tokenizer_from="runs/pretrain/tokenizer")

@@ -1,21 +1,34 @@
 """The one training loop: pre-training and fine-tuning hand it a function that gives a step's loss in parts."""
 
+import json
 import math
 import signal
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from statistics import median
 from types import FrameType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from diffembed.errors import ConfigError, DiffembedError
+from diffembed.errors import CheckpointError, ConfigError, DiffembedError
+from diffembed.files import write_whole
 from diffembed.runs import Run
 from diffembed.training import checkpoint
+from diffembed.training.distributed import Ranks
 from diffembed.training.optimizer import MasterOptimizer, OptimizerConfig
 from diffembed.training.progress import Progress, say
+from diffembed.training.sharding import shard
+from diffembed.training.validation import Validation
+
+BAD_BATCH_FILE = "bad_batch.json"
+# Steps whose median says what loss is usual.
+PAST_LOSSES = 100
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,6 +44,11 @@ class LoopConfig:
     log_every: int = 1
     """Steps between rows of metrics.jsonl."""
     seed: int = 0
+    shard: bool = False
+    """Spread weights, gradients and optimizer state over the ranks (FSDP2); of no effect in a single process."""
+    divergence_factor: float | None = None
+    """Stop when the loss stays above its running median times this for `divergence_steps` steps; None: never."""
+    divergence_steps: int = 20
 
     def __post_init__(self) -> None:
         if self.checkpoint_every_steps is not None and self.checkpoint_every_steps < 1:
@@ -41,6 +59,12 @@ class LoopConfig:
         if not self.checkpoint_every_s > 0:
             raise ConfigError(
                 f"checkpoint_every_s must be positive, got {self.checkpoint_every_s}", hint="300 is every five minutes"
+            )
+        if self.divergence_factor is not None and not self.divergence_factor > 1 or self.divergence_steps < 1:
+            raise ConfigError(
+                f"divergence_factor must be above 1 and divergence_steps at least 1, got {self.divergence_factor} and "
+                f"{self.divergence_steps}",
+                hint="2 and 20 catch a run that is lost; null: never stop",
             )
         if not 0 <= self.seed < 2**32:
             raise ConfigError(f"seed must be in 0 to 2**32 - 1, got {self.seed}", hint="any small number will do")
@@ -68,6 +92,9 @@ def train(
     label: str,
     loop: LoopConfig,
     optimizer_config: OptimizerConfig,
+    ranks: Ranks | None = None,
+    describe_batch: Callable[[int], Any] | None = None,
+    validation: Validation | None = None,
 ) -> dict[str, float]:
     """Train `module` in place, from the newest checkpoint of the run if there is one.
 
@@ -76,97 +103,237 @@ def train(
 
     Args:
         run: Open run; gets metrics and checkpoints.
-        module: Its parameters that require gradients are trained.
-        micro_batches: Called with the step (from 1) and that step's generator; gives the step's loss in parts, each of
-            which is propagated back before the next is asked for. Their losses sum to the loss of the step.
+        module: Its parameters that require gradients are trained. With `loop.shard` and several ranks it must be a
+            `Backbone`, and its parameters stay spread: `sharding.whole_weights` puts them together.
+        micro_batches: Called with the step (from 1) and that step's generator, which is the same on all ranks; gives
+            this rank's parts of the step's loss, each of which is propagated back before the next is asked for. The
+            parts of all ranks sum to the loss of the step. With `loop.shard` all ranks must give equally many.
         label: Shown in front of the progress line.
         loop: Length and intervals.
         optimizer_config: Passed to MasterOptimizer.
+        ranks: Who shares the work; None: this process does it all.
+        describe_batch: Called with a step whose loss or gradient is not finite; gives what JSON can hold of its batch.
+        validation: Measures the weights now and then, for metrics.jsonl.
 
     Returns:
         Facts of the run: steps, tokens, seconds (of all its parts), final loss.
 
     Raises:
-        DiffembedError: The loss or the gradient is not finite; the run stops where the last checkpoint stands.
+        DiffembedError: The loss or the gradient is not finite, or the loss has left its past far behind; the run stops
+            where the last checkpoint stands. Or the last checkpoint could not be written.
+        SystemExit: A signal has ended the run, after a checkpoint; the status is 128 and the signal's number.
+        KeyboardInterrupt: Ctrl-C has, likewise.
     """
-    optimizer = MasterOptimizer(module, optimizer_config)
-    step, tokens, seconds_before, loss = 0, 0, 0.0, math.nan
-    found = checkpoint.load_newest(run.path)
-    if found is not None:
-        tensors, facts = found
-        optimizer.load_state(tensors)
-        step, tokens = int(facts["step"]), int(facts["tokens"])
-        seconds_before, loss = float(facts["seconds"]), float(facts["loss"])
-    run.forget_after(step)
+    check_sharding(loop, optimizer_config)
+    training = _Training(run, module, loop, optimizer_config, ranks or Ranks.alone(), describe_batch)
+    with training.progress(label) as progress, _Interrupt(ignore_second=training.ranks.world > 1) as interrupt:
+        while training.step < loop.num_steps:
+            wishes = training.advance(micro_batches, interrupt.number)
+            is_measured = validation is not None and validation.is_due(training.step, loop.num_steps)
+            measured = validation.measure() if validation is not None and is_measured else {}
+            training.log(measured)
+            if progress is not None:
+                progress.update(training.step, training.loss, training.row["num_tokens"])
+            if wishes.save or wishes.stop:
+                training.save(is_last=bool(wishes.stop) or training.step == loop.num_steps)
+            if wishes.stop and training.step < loop.num_steps:
+                if training.ranks.is_main:
+                    say(f"stopped after step {training.step}; --resume goes on from there")
+                raise KeyboardInterrupt if wishes.stop == signal.SIGINT else SystemExit(128 + wishes.stop)
+    return {"steps": training.step, **training.facts()}
 
-    start = last_saved = time.monotonic()
 
-    def result() -> dict[str, float]:
-        return {"tokens": tokens, "seconds": round(seconds_before + time.monotonic() - start, 1), "loss": loss}
+def check_sharding(loop: LoopConfig, optimizer: OptimizerConfig) -> None:
+    """Refuse what cannot work on weights that are spread over ranks.
 
-    def save() -> None:
-        if not optimizer.is_finite():
-            raise DiffembedError(
-                f"step {step}: a weight is no longer finite", hint="begin a new run with a lower optimizer.peak_lr"
-            )
-        run.log_checkpoint(checkpoint.save(run.path, step, optimizer.state(), result()), step=step, **result())
+    Raises:
+        ConfigError: Muon with `shard`: it needs whole matrices.
+    """
+    if loop.shard and optimizer.muon:
+        raise ConfigError(
+            "muon needs whole matrices, shard cuts them", hint="set optimizer.muon=false or loop.shard=false"
+        )
 
-    with Progress(label, loop.num_steps, step) as progress, _Interrupt() as interrupt:
-        while step < loop.num_steps:
-            step += 1
-            # 1. forward and backward, a micro-batch at a time
-            loss, num_tokens, extra = 0.0, 0, dict[str, float]()
-            for part in micro_batches(step, _step_generator(loop.seed, step)):
-                part.loss.backward()
-                optimizer.accumulate()
-                loss += float(part.loss.detach())
-                num_tokens += part.num_tokens
-                for key, value in part.extra.items():
-                    extra[key] = extra.get(key, 0) + value
-            # 2. update
-            rate = optimizer_config.rate(step, loop.num_steps)
-            grad_norm = optimizer.clip()
-            if not (math.isfinite(loss) and math.isfinite(grad_norm)):
-                raise DiffembedError(
-                    f"step {step}: the loss is {loss} and the gradient's norm {grad_norm}; both must be finite",
+
+@dataclass(frozen=True, slots=True)
+class _Wishes:
+    """What the ranks have agreed on doing after a step."""
+
+    save: bool
+    stop: int
+    """Number of the signal that asks for it; 0: go on."""
+
+
+class _Training:
+    """The state of a run between two steps, and how it moves to the next."""
+
+    def __init__(
+        self,
+        run: Run,
+        module: nn.Module,
+        loop: LoopConfig,
+        optimizer_config: OptimizerConfig,
+        ranks: Ranks,
+        describe_batch: Callable[[int], Any] | None,
+    ) -> None:
+        self.run, self.loop, self.ranks, self.describe_batch = run, loop, ranks, describe_batch
+        self.is_sharded = loop.shard and ranks.world > 1
+        if self.is_sharded:
+            shard(module, ranks)
+        self.optimizer = MasterOptimizer(module, optimizer_config)
+        self.step, self.tokens, self.loss = 0, 0, math.nan
+        self.row: dict[str, Any] = {}
+        self._seconds_before = 0.0
+        self._past_losses: deque[float] = deque(maxlen=PAST_LOSSES)
+        self._strays = 0
+        found = checkpoint.load_newest(run.path)
+        if found is not None:
+            tensors, facts = found
+            self.optimizer.load_state(tensors)
+            self.step, self.tokens = int(facts["step"]), int(facts["tokens"])
+            self._seconds_before, self.loss = float(facts["seconds"]), float(facts["loss"])
+        if not self.is_sharded:  # each rank has drawn or read the same; this makes sure of it
+            ranks.copy_from_main(self.optimizer.masters.values())
+            self.optimizer.write_back()
+        run.forget_after(self.step)
+        self._start = self._last_saved = time.monotonic()
+
+    def progress(self, label: str) -> AbstractContextManager[Progress | None]:
+        return Progress(label, self.loop.num_steps, self.step) if self.ranks.is_main else nullcontext()
+
+    def facts(self) -> dict[str, float]:
+        seconds = self._seconds_before + time.monotonic() - self._start
+        return {"tokens": self.tokens, "seconds": round(seconds, 1), "loss": self.loss}
+
+    def advance(self, micro_batches: Callable[[int, torch.Generator], Iterable[PartialLoss]], stop: int) -> _Wishes:
+        """Make one step."""
+        self.step += 1
+        # 1. forward and backward, a micro-batch at a time
+        loss, num_tokens, extra = 0.0, 0, dict[str, float]()
+        for part in micro_batches(self.step, _step_generator(self.loop.seed, self.step)):
+            part.loss.backward()
+            self.optimizer.accumulate()
+            loss += float(part.loss.detach())
+            num_tokens += part.num_tokens
+            _add(extra, part.extra)
+        # 2. put together what the ranks have
+        told = self.ranks.gather_json([loss, num_tokens, extra, stop, self._is_time_to_save()])
+        self.loss, num_tokens, extra = sum(each[0] for each in told), sum(each[1] for each in told), {}
+        for each in told:
+            _add(extra, each[2])
+        if not self.is_sharded:
+            self.ranks.sum_gradients(self.optimizer.gradients())
+        # 3. update
+        rate = self.optimizer.config.rate(self.step, self.loop.num_steps)
+        grad_norm = self.optimizer.clip()
+        if not (math.isfinite(self.loss) and math.isfinite(grad_norm)):
+            raise self._bad_batch(grad_norm)
+        self._watch()
+        self.optimizer.step(rate)
+        self.tokens += num_tokens
+        self.row = {"lr": rate, "grad_norm": grad_norm, "num_tokens": num_tokens, **extra}
+        # The main rank's clock counts, and a signal to any rank.
+        return _Wishes(save=told[0][4], stop=max(each[3] for each in told))
+
+    def log(self, measured: dict[str, float]) -> None:
+        """Write the step's row, if it is the turn of one."""
+        if measured or self.step % self.loop.log_every == 0 or self.step == self.loop.num_steps:
+            row = {name: value for name, value in self.row.items() if name != "num_tokens"}
+            lr, grad_norm = row.pop("lr"), row.pop("grad_norm")
+            facts = {"loss": self.loss, "lr": lr, "grad_norm": grad_norm, "tokens": self.tokens}
+            self.run.log(step=self.step, **facts, **row, **measured)
+
+    def save(self, *, is_last: bool) -> None:
+        """Write a checkpoint. If that fails in the middle of a run, say so and go on: the next may find space again."""
+        if self.ranks.agree(not self.optimizer.is_finite()):
+            raise self.ranks.common(
+                DiffembedError(
+                    f"step {self.step}: a weight is no longer finite",
                     hint="begin a new run with a lower optimizer.peak_lr",
                 )
-            optimizer.step(rate)
-            # 3. write down
-            tokens += num_tokens
-            if step % loop.log_every == 0 or step == loop.num_steps:
-                run.log(step=step, loss=loss, lr=rate, grad_norm=grad_norm, tokens=tokens, **extra)
-            progress.update(step, loss, num_tokens)
-            by_count = loop.checkpoint_every_steps and step % loop.checkpoint_every_steps == 0
-            if by_count or step == loop.num_steps or time.monotonic() - last_saved >= loop.checkpoint_every_s:
-                save()
-                last_saved = time.monotonic()
-            if interrupt.is_asked and step < loop.num_steps:
-                save()
-                say(f"stopped after step {step}; --resume goes on from there")
-                raise KeyboardInterrupt
-    return {"steps": step, **result()}
+            )
+        facts = self.facts()
+        self._last_saved = time.monotonic()
+        try:
+            path = checkpoint.save(self.run.path, self.step, self.optimizer.state(), facts, self.ranks)
+        except CheckpointError as error:
+            if is_last:
+                raise self.ranks.common(error) from None
+            if self.ranks.is_main:
+                say(f"step {self.step}: {error.message}; the older checkpoints stand, the training goes on")
+            return
+        self.run.log_checkpoint(path, step=self.step, **facts)
+
+    def _is_time_to_save(self) -> bool:
+        by_count = self.loop.checkpoint_every_steps and self.step % self.loop.checkpoint_every_steps == 0
+        by_time = time.monotonic() - self._last_saved >= self.loop.checkpoint_every_s
+        return bool(by_count) or by_time or self.step == self.loop.num_steps
+
+    def _bad_batch(self, grad_norm: float) -> BaseException:
+        where = ""
+        if self.ranks.is_main and self.describe_batch is not None:
+            batch = {"step": self.step, "loss": repr(self.loss), "grad_norm": repr(grad_norm)}
+            batch["batch"] = self.describe_batch(self.step)
+            write_whole(self.run.path / BAD_BATCH_FILE, json.dumps(batch, ensure_ascii=False, indent=1) + "\n")
+            where = f"; its batch is in {self.run.path / BAD_BATCH_FILE}"
+        return self.ranks.common(
+            DiffembedError(
+                f"step {self.step}: the loss is {self.loss} and the gradient's norm {grad_norm}; both must be finite"
+                + where,
+                hint="begin a new run with a lower optimizer.peak_lr",
+            )
+        )
+
+    def _watch(self) -> None:
+        """Stop a run whose loss has left its past far behind for a while."""
+        factor = self.loop.divergence_factor
+        if factor is None:
+            return
+        is_astray = len(self._past_losses) >= PAST_LOSSES // 2 and self.loss > factor * median(self._past_losses)
+        self._strays = self._strays + 1 if is_astray else 0
+        if not is_astray:
+            self._past_losses.append(self.loss)
+        if self._strays >= self.loop.divergence_steps:
+            raise self.ranks.common(
+                DiffembedError(
+                    f"step {self.step}: for {self._strays} steps the loss has been above {factor:g} times its median, "
+                    f"{median(self._past_losses):.3g}",
+                    hint="begin a new run with a lower optimizer.peak_lr, or set loop.divergence_factor=null",
+                )
+            )
 
 
 class _Interrupt:
-    """Turns the first Ctrl-C into a request to stop after the step; the second one stops at once."""
+    """Turns Ctrl-C, SIGTERM and SIGUSR1 (Slurm's warning) into a request to stop after the step.
 
-    is_asked = False
+    A second Ctrl-C stops at once; but not among several ranks, where the launcher passes on what all have got already.
+    """
+
+    def __init__(self, *, ignore_second: bool) -> None:
+        self.number = 0
+        self._ignore_second, self._before = ignore_second, dict[int, Any]()
 
     def __enter__(self) -> "_Interrupt":
         # Only the main thread may set handlers; elsewhere Ctrl-C does not arrive anyway.
-        self._is_set = threading.current_thread() is threading.main_thread()
-        if self._is_set:
-            self._before = signal.signal(signal.SIGINT, self._ask)
+        if threading.current_thread() is threading.main_thread():
+            for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
+                if number := getattr(signal, name, None):
+                    self._before[number] = signal.signal(number, self._ask)
         return self
 
     def __exit__(self, *unused: object) -> None:
-        if self._is_set:
-            signal.signal(signal.SIGINT, self._before)
+        for number, before in self._before.items():
+            signal.signal(number, before)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
-        self.is_asked = True
-        signal.signal(signal.SIGINT, self._before)
+        self.number = self.number or number
+        if number == signal.SIGINT and not self._ignore_second:
+            signal.signal(number, self._before[number])
+
+
+def _add(total: dict[str, float], more: dict[str, float]) -> None:
+    for key, value in more.items():
+        total[key] = total.get(key, 0) + value
 
 
 def _step_generator(seed: int, step: int) -> torch.Generator:

@@ -1,12 +1,17 @@
 """Optimiser, learning-rate schedule and fp32 master weights."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from diffembed.errors import CheckpointError, ConfigError
+from diffembed.training.checkpoint import SavedTensors
+from diffembed.training.sharding import is_sharded, own_rows, spread_like
+
+# The one state of AdamW's that has not the shape of its parameter.
+COUNT_KEY = "step"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,7 +64,8 @@ class MasterOptimizer:
     def __init__(self, module: nn.Module, config: OptimizerConfig) -> None:
         self.config = config
         self.weights = {name: p for name, p in module.named_parameters() if p.requires_grad}
-        self.masters = {name: p.detach().float().clone() for name, p in self.weights.items()}
+        # Weights that are fp32 are their own masters.
+        self.masters = {name: p.detach().float() for name, p in self.weights.items()}
         by_muon = {name for name, p in self.masters.items() if config.muon and p.dim() == 2 and "layers." in name}
         decayed = [p for name, p in self.masters.items() if p.dim() > 1 and name not in by_muon]
         plain = [p for p in self.masters.values() if p.dim() <= 1]
@@ -94,13 +100,19 @@ class MasterOptimizer:
                 master.grad += weight.grad
             weight.grad = None
 
-    @torch.no_grad()
-    def clip(self) -> float:
-        """Scale the accumulated gradient down to `clip_norm`, and return its norm before that."""
+    def gradients(self) -> list[Tensor]:
+        """The accumulated gradients, fp32, zeros where there was none; in an order that all ranks share."""
         for master in self.masters.values():
             if master.grad is None:
                 master.grad = torch.zeros_like(master)
-        return float(torch.nn.utils.clip_grad_norm_(self.masters.values(), self.config.clip_norm))
+        return [master.grad for master in self.masters.values() if master.grad is not None]
+
+    @torch.no_grad()
+    def clip(self) -> float:
+        """Scale the accumulated gradient down to `clip_norm`, and return its norm before that."""
+        self.gradients()
+        norm = torch.nn.utils.clip_grad_norm_(self.masters.values(), self.config.clip_norm)
+        return float(norm.full_tensor() if is_sharded(norm) else norm)  # type: ignore[attr-defined]
 
     @torch.no_grad()
     def step(self, rate: float) -> None:
@@ -112,15 +124,17 @@ class MasterOptimizer:
         self.write_back()
 
     def is_finite(self) -> bool:
-        """Whether every master weight is a finite number."""
-        return all(bool(master.isfinite().all()) for master in self.masters.values())
+        """Whether every master weight that this rank holds is a finite number."""
+        own = (own_rows(master)[1] if is_sharded(master) else master for master in self.masters.values())
+        return all(bool(each.isfinite().all()) for each in own)
 
     @torch.no_grad()
     def write_back(self) -> None:
         """Copy the master weights into the module."""
         for name, weight in self.weights.items():
             self.masters[name].grad = None
-            weight.copy_(self.masters[name])
+            if weight.dtype != torch.float32:
+                weight.copy_(self.masters[name])
 
     def state(self) -> dict[str, Tensor]:
         """All tensors that a resumed run needs, by name."""
@@ -130,34 +144,33 @@ class MasterOptimizer:
         return tensors
 
     @torch.no_grad()
-    def load_state(self, tensors: dict[str, Tensor]) -> None:
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         """Put saved tensors back, wherever they were saved from.
 
         Raises:
             CheckpointError: They belong to other weights.
         """
-        slots: dict[str, dict[str, Tensor]] = {name: {} for name in self.masters}
-        for full_name, tensor in tensors.items():
+        slots: dict[str, list[str]] = {name: [] for name in self.masters}
+        for full_name in tensors:
             key, _, name = full_name.partition(".")
             if name not in slots:
                 raise CheckpointError(
                     f"the checkpoint holds {full_name}, which this model does not have",
                     hint="resume with the code and the settings that the run was begun with",
                 )
-            slots[name][key] = tensor
-        lacking = [name for name, found in slots.items() if "master" not in found]
+            slots[name].append(key)
+        lacking = [name for name, keys in slots.items() if "master" not in keys]
         if lacking:
             raise CheckpointError(
                 f"the checkpoint lacks the weight {lacking[0]}", hint="resume from another checkpoint"
             )
-        for name, master in self.masters.items():
-            master.copy_(slots[name].pop("master"))
         names = {id(master): name for name, master in self.masters.items()}
         for optimizer in self.optimizers:
             for parameter in _parameters(optimizer):
-                own = slots[names[id(parameter)]]
+                name = names[id(parameter)]
+                parameter.copy_(_read(tensors, "master", name, parameter))
                 optimizer.state[parameter] = {
-                    key: tensor.to(parameter.device, copy=True) for key, tensor in own.items()
+                    key: _read(tensors, key, name, parameter) for key in slots[name] if key != "master"
                 }
         self.write_back()
 
@@ -171,3 +184,14 @@ class MasterOptimizer:
 
 def _parameters(optimizer: torch.optim.Optimizer) -> Iterable[Tensor]:
     return (parameter for group in optimizer.param_groups for parameter in group["params"])
+
+
+def _read(tensors: Mapping[str, Tensor], key: str, name: str, parameter: Tensor) -> Tensor:
+    """A saved tensor, where and as its parameter is; of a spread one this rank's rows alone."""
+    full_name = f"{key}.{name}"
+    if not is_sharded(parameter) or key == COUNT_KEY:
+        return tensors[full_name].to(parameter.device, copy=True)
+    start, rows = own_rows(parameter)
+    stop = start + len(rows)
+    own = tensors.rows(full_name, start, stop) if isinstance(tensors, SavedTensors) else tensors[full_name][start:stop]
+    return spread_like(own, parameter)

@@ -1,0 +1,64 @@
+"""Tiny pre-trainings: their text, their settings, and what they leave."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from diffembed.recipes import pretrain as recipe
+from diffembed.training import loop
+from diffembed.training.pretrain import PretrainConfig, main
+
+SENTENCE = "model token noise mask layer width state vector query text bound step loss rate"
+WORDS = SENTENCE.split()
+
+# What a child process runs: settings, data and run directory are its arguments. It resumes what there is.
+CHILD = """
+    import sys
+    from pathlib import Path
+    import torch
+    torch.set_num_threads(1)
+    from diffembed import configs
+    from diffembed.cli.frame import report
+    from diffembed.training.pretrain import PretrainConfig, main
+    settings = configs.from_dict(PretrainConfig, configs.read_json(Path(sys.argv[1])))
+    try:
+        main(settings, data=Path(sys.argv[2]), out=Path(sys.argv[3]), resume=True, command=["test"])
+    except BaseException as error:
+        sys.exit(report(error))
+"""
+
+
+def write_text(folder: Path) -> Path:
+    """A folder of sources: enough text for a tokenizer of 300 tokens and a few steps."""
+    (folder / "made").mkdir(parents=True)
+    with (folder / "made" / "docs.jsonl").open("w") as file:
+        for i in range(300):
+            text = " ".join(WORDS[(i * k + k * k) % len(WORDS)] for k in range(20 + i % 60))
+            file.write(json.dumps({"id": str(i), "title": WORDS[i % len(WORDS)], "text": text}) + "\n")
+    return folder
+
+
+def settings(num_steps: int = 12, *, every: int = 5, shard: bool = False, **changes) -> PretrainConfig:
+    """Width 32, two layers, three micro-batches a step."""
+    smoke = recipe.smoke()
+    small = replace(
+        smoke,
+        backbone=replace(smoke.backbone, vocab_size=300, width=32, head_width=16),
+        loop=loop.LoopConfig(num_steps=num_steps, checkpoint_every_steps=every, shard=shard),
+        tokens_per_step=384,
+        tokens_per_micro_batch=128,
+        dtype="float32",
+    )
+    return replace(small, **changes)
+
+
+def run(out: Path, data: Path, config: PretrainConfig, *, resume: bool = False) -> Path:
+    return main(config, data=data, out=out, resume=resume, command=["test"])
+
+
+def rows(out: Path) -> list[dict]:
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+def losses(out: Path) -> list[tuple[int, float]]:
+    return [(row["step"], row["loss"]) for row in rows(out)]
