@@ -1,6 +1,7 @@
 """Adapters against `peft`: merged they give its states, saved they reload, and what it forgets is kept."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ def test_written_anew_peft_reads_it(tmp_path: Path) -> None:
     oracle = family_checkpoints.make("qwen2", tmp_path / "base")
     adapt(oracle, tmp_path / "adapter")
     read = read_adapter(tmp_path / "adapter")
-    save_adapter(read, tmp_path / "again")
+    save_adapter(replace(read, modules={}), tmp_path / "again")  # as for an adapter that was trained here
     import transformers
 
     base = transformers.AutoModel.from_pretrained(tmp_path / "base", dtype=torch.float32)
@@ -67,6 +68,32 @@ def test_written_anew_peft_reads_it(tmp_path: Path) -> None:
     for name, tensor in found.items():
         ours = name.split("base_model.model.")[1].replace(".lora_A.default.weight", ".weight")
         assert torch.equal(tensor, read.pairs[ours][0])
+
+
+def test_written_anew_peft_adapts_the_class_that_it_was_trained_on(tmp_path: Path) -> None:
+    """Modules of a class with a head have another name than those of the bare backbone."""
+    import transformers
+
+    adapted = adapt(family_checkpoints.make("qwen2", tmp_path / "base"), tmp_path / "adapter")
+    save_adapter(read_adapter(tmp_path / "adapter"), tmp_path / "again")
+    base = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "base", dtype=torch.float32)
+    ids = torch.tensor([[3, 1, 4, 1, 5]])
+    with torch.no_grad():
+        plain, wanted = base(ids).logits, adapted(ids).logits
+        found = peft.PeftModel.from_pretrained(base, tmp_path / "again")(ids).logits
+    assert (wanted - plain).abs().max() > 0.1
+    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.int32, torch.float64])
+def test_numbers_of_another_kind_are_refused(tmp_path: Path, dtype: torch.dtype) -> None:
+    from safetensors.torch import load_file, save_file
+
+    adapt(family_checkpoints.make("qwen2", tmp_path / "base"), tmp_path / "adapter")
+    path = tmp_path / "adapter" / "adapter_model.safetensors"
+    save_file({name: tensor.to(dtype) for name, tensor in load_file(path).items()}, path)
+    with pytest.raises(CheckpointError, match="is of kind"):
+        read_adapter(tmp_path / "adapter")
 
 
 def test_saved_with_what_peft_forgets(tmp_path: Path, trained: Any) -> None:  # noqa: F811
@@ -108,7 +135,7 @@ def test_a_damaged_sidecar_of_an_adapter(tmp_path: Path, trained: Any, key: str,
 def test_names_of_llada(tmp_path: Path) -> None:
     family_checkpoints.make("llada", tmp_path / "base")
     backbone = load_backbone(tmp_path / "base")
-    from safetensors.torch import save_file
+    from safetensors.torch import load_file, save_file
 
     torch.manual_seed(0)
     tensors = {}
@@ -123,6 +150,10 @@ def test_names_of_llada(tmp_path: Path) -> None:
     (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps(config))
     before = backbone.state_dict()
     after = read_adapter(tmp_path / "adapter").merged(before)
+    save_adapter(read_adapter(tmp_path / "adapter"), tmp_path / "again")
+    assert load_file(tmp_path / "again" / "adapter_model.safetensors").keys() == tensors.keys()
+    written = json.loads((tmp_path / "again" / "adapter_config.json").read_text())
+    assert written["target_modules"] == sorted(LLADA_LAYERS)
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed == {
         *(f"layers.1.self_attn.{part}_proj.weight" for part in "qkvo"),

@@ -370,6 +370,17 @@ def test_who_else_reads_it(tmp_path: Path, damage: Damage, loaders: set[str]) ->
     assert set(doubted(findings)) - {"tokenizer", "direction"} == loaders
 
 
+LAST_TOKEN = {"pooling_mode": "lasttoken", "pooling_mode_mean_tokens": False, "pooling_mode_lasttoken": True}
+
+
+@pytest.mark.parametrize("damage", [{"include_prompt": True}, LAST_TOKEN])
+def test_a_readout_of_others_that_differs_from_ours(tmp_path: Path, damage: dict) -> None:
+    make().save(tmp_path)
+    edit("1_Pooling/config.json", **damage)(tmp_path)
+    found = {finding.check: finding for finding in examine(tmp_path, replay=False)}["sentence-transformers"]
+    assert found.status == "warn" and "another readout" in found.message
+
+
 def test_names_that_are_no_model(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     (tmp_path / "circle").symlink_to("circle")

@@ -2,8 +2,10 @@
 
 import json
 import os
+import random
 import signal
 import sys
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,6 +16,8 @@ from safetensors.torch import load_file, save_file
 
 from diffembed import Embedder, builtin
 from diffembed.backbone import save_backbone
+from diffembed.backbone.config_files import from_hugging_face, to_hugging_face
+from diffembed.backbone.rotary import rotary_frequencies
 from diffembed.errors import CheckpointError, ConfigError, DiffembedError, MissingExtraError
 from diffembed.text.tokenizer import Tokenizer
 from tests.tiny_embedders import LIMIT, LONG, ODD, TOKENIZER, make, make_backbone
@@ -490,3 +494,105 @@ def test_direction_on_load_overrules_and_is_saved(folder, tmp_path) -> None:
     assert np.abs(forward.encode(["the quick fox"]) - make("forward").encode(["the quick fox"])).max() < 1e-6
     forward.save(tmp_path / "forward")
     assert Embedder.load(tmp_path / "forward").direction == "forward"
+
+
+ODD_VALUES = (
+    None,
+    True,
+    False,
+    -1,
+    0,
+    1.5,
+    1e308,
+    10**30,
+    "",
+    "x",
+    "{text}{text}",
+    "\ud800",
+    [],
+    [1],
+    [["x"]],
+    {},
+    {"a": 1},
+)
+
+
+def places(value, path=()):
+    """Each key of a JSON value, at any depth; of the many golden numbers only a few."""
+    items = value.items() if isinstance(value, dict) else enumerate(value[:2]) if isinstance(value, list) else ()
+    for key, inner in items:
+        yield (*path, key)
+        yield from places(inner, (*path, key))
+
+
+def with_value(value, path, new):
+    if not path:
+        return new
+    copy = dict(value) if isinstance(value, dict) else list(value)
+    copy[path[0]] = with_value(copy[path[0]], path[1:], new)
+    return copy
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("config.json", "diffembed.json", "modules.json", "tokenizer_config.json", "1_Pooling/config.json"),
+        *("sentence_bert_config.json", "config_sentence_transformers.json"),
+    ],
+)
+def test_every_value_of_every_json_file_may_be_anything(folder, name) -> None:
+    """The folder loads, or one of our errors says why not."""
+    if name in ("modules.json", "1_Pooling/config.json", "sentence_bert_config.json") or "transformers" in name:
+        (folder / "diffembed.json").unlink()  # which would be read in their place
+    path = folder / name
+    data = json.loads(path.read_text())
+    draw = random.Random(7)
+    refused = 0
+    for place in places(data):
+        for value in draw.sample(ODD_VALUES, 4):
+            path.write_text(json.dumps(with_value(data, place, value)))
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    Embedder.load(folder, "cpu", "float32").encode(["a"])
+            except DiffembedError:
+                refused += 1
+    assert refused
+
+
+def test_prompts_of_other_names_are_left_out_with_a_word(folder) -> None:
+    (folder / "diffembed.json").unlink()
+    path = folder / "config_sentence_transformers.json"
+    settings = json.loads(path.read_text())
+    settings["prompts"] = {"sts_query": "Find alike: ", "passage": "<|query|>", "query": "<|query|>"}
+    path.write_text(json.dumps(settings))
+    with pytest.warns(UserWarning, match="prompts for sts_query"):
+        found = Embedder.load(folder, "cpu", "float32")
+    assert found.prompts == {"query": "<|query|>", "document": "<|query|>"}
+
+
+def test_odd_characters_are_replayed_too(folder) -> None:
+    path = folder / "diffembed.json"
+    data = json.loads(path.read_text())
+    row = next(row for row in data["golden"] if "café" in row["text"])
+    row["vector"] = [-number for number in row["vector"]]
+    path.write_text(json.dumps(data))
+    with pytest.raises(CheckpointError, match="café"):
+        Embedder.load(folder, "cpu", "float32")
+
+
+def test_a_stretched_base_turns_the_slowest_pair_by_the_factor_and_leaves_the_fastest(folder) -> None:
+    """NTK-aware scaling: what plain positions of a larger base give, theta x factor ^ (d / (d - 2))."""
+    path = folder / "config.json"
+    data = json.loads(path.read_text())
+    theta, positions = data["rope_parameters"]["rope_theta"], data["max_position_embeddings"]
+    before, _ = rotary_frequencies(data["head_dim"], theta, None)
+    _, plain = from_hugging_face(data)
+    data["rope_parameters"] = {"rope_type": "ntk", "rope_theta": theta, "factor": 4.0}
+    _, config = from_hugging_face(data)
+    after, factor = rotary_frequencies(config.head_width, config.rope_theta, config.rope_scaling)
+    assert after[0] == before[0] and after[-1] == pytest.approx(before[-1] / 4) and factor == 1
+    assert config.max_positions == 4 * positions and plain.max_positions == positions
+    written = to_hugging_face(config)["rope_parameters"]
+    larger, _ = rotary_frequencies(config.head_width, written["rope_theta"], None)
+    np.testing.assert_allclose(larger, after, rtol=1e-6)

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer as RawTokenizer
 
 from diffembed import Embedder
 from diffembed.errors import CheckpointError
-from diffembed.readout.spec import Readout
+from diffembed.readout.spec import Readout, masks
 from diffembed.text.tokenizer import Tokenizer
 from tests import family_checkpoints
 from tests.tiny_embedders import LONG, ODD, SENTENCE, WORDS, make
@@ -215,3 +215,25 @@ def test_sentence_transformers_reads_other_poolings(tmp_path: Path, pooling: Any
     again = Embedder.load(tmp_path, dtype="float32")
     assert again.readout == embedder.readout
     np.testing.assert_allclose(again.encode_query(WORDS), embedder.encode_query(WORDS), atol=1e-6)
+
+
+def test_lladas_mask_token_is_known_where_its_files_do_not_name_it(tmp_path: Path) -> None:
+    vocabulary = {
+        "<|mdm_mask|>": 0,
+        "<|endoftext|>": 1,
+        **{character: number + 2 for number, character in enumerate("abc")},
+    }
+    raw = RawTokenizer(models.BPE(vocabulary, []))
+    raw.add_special_tokens(["<|mdm_mask|>", "<|endoftext|>"])
+    family_checkpoints.make("llada", tmp_path)
+    raw.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer_config.json").write_text("{}")
+    embedder = Embedder.load(tmp_path, "cpu", "float32").with_readout(masks(2, 3))
+    assert embedder.tokenizer.mask_token_id == 0
+    assert embedder.encode_document(["abc"]).shape == (1, 3, embedder.dims)
+    embedder.save(tmp_path / "saved")
+    np.testing.assert_allclose(
+        Embedder.load(tmp_path / "saved", "cpu", "float32").encode_document(["abc"]),
+        embedder.encode_document(["abc"]),
+        atol=1e-6,
+    )

@@ -71,6 +71,9 @@ def test_the_command_merges_folders_and_the_merged_one_says_what_it_is_of(tmp_pa
     facts = {"way": "slerp", "share": 0.25, "first": {"step": 0.01}, "second": {"step": 0.02}}
     assert merged.trained == {"merged": facts}
     assert json.loads((found / "diffembed.json").read_text())["golden"]
+    before = (tmp_path / "one" / "model.safetensors").read_bytes()
+    assert run([*line[:4], str(tmp_path / "one")]) == 2 and "is there already" in capsys.readouterr().err
+    assert (tmp_path / "one" / "model.safetensors").read_bytes() == before
 
 
 @pytest.mark.parametrize(

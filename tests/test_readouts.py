@@ -1,6 +1,7 @@
 """Readouts of an embedder: against loops over the backbone's own states, and through folders."""
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -128,11 +129,20 @@ def test_calibrated_codes_compare_by_products(texts, dims) -> None:
     embedder = CALIBRATED
     scale = embedder.readout.scale
     assert scale is not None
+    scale *= math.sqrt(dims / embedder.dims)
     vectors = embedder.embed(texts, dims=dims).vectors
     codes = embedder.embed(texts, dims=dims, precision="int8").vectors
     small = np.abs(vectors) * scale < 127
     assert (np.abs(codes / scale - vectors)[small] <= 0.5001 / scale).all()
     assert (np.abs(codes[~small]) == 127).all()
+
+
+def test_calibrated_codes_of_prefixes_keep_the_directions() -> None:
+    for dims in (4, 8, 16, 32):
+        vectors = CALIBRATED.embed(TEXTS, dims=dims).vectors
+        codes = CALIBRATED.embed(TEXTS, dims=dims, precision="int8").vectors.astype(np.float32)
+        assert ((vectors * codes).sum(1) / np.linalg.norm(codes, axis=1)).min() > 0.999
+        assert (np.abs(codes) == 127).mean() < 0.1
 
 
 CALIBRATED = make().calibrate(ODD + TEXTS)

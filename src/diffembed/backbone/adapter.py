@@ -9,7 +9,7 @@ Source of the layout: `adapter_config.json` beside `adapter_model.safetensors`, 
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,9 @@ class Adapter:
     """Scale by alpha / sqrt(rank) rather than alpha / rank (rsLoRA, arXiv:2312.03732)."""
     pairs: Mapping[str, tuple[Tensor, Tensor]]
     """Weight of ours (`layers.0.self_attn.q_proj.weight`) -> A (rank, inputs) and B (outputs, rank)."""
+    modules: Mapping[str, str] = field(default_factory=dict)
+    """Weight of ours -> the module that its files name, where that is another: `model.layers.0.self_attn.q_proj` of a
+    class with a head, LLaDA's own names. Written again so that `peft` finds the modules of the base."""
     base: str | None = None
     """Model that it was trained on, as its config names it."""
 
@@ -102,20 +105,26 @@ def read_adapter(folder: Path) -> Adapter:
     rank, alpha = config.get("r"), config.get("lora_alpha")
     if type(rank) is not int or isinstance(alpha, bool) or not isinstance(alpha, int | float):
         raise CheckpointError(f"{folder / CONFIG_FILE} has r {rank!r} and lora_alpha {alpha!r}", hint="copy it again")
+    tensors: dict[str, Tensor] = {}
     try:
         with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no dict
+            for name in file.keys():  # noqa: SIM118, it is no dict
+                if (kind := file.get_slice(name).get_dtype()) not in FLOATS:
+                    raise CheckpointError(f"{path}: {name} is of kind {kind}", hint=f"supported: {', '.join(FLOATS)}")
+                tensors[name] = file.get_tensor(name)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
             f"{path} is not a readable safetensors file: {error}", hint="it may be cut short; copy it again"
         ) from None
+    pairs, modules = _pairs(path, tensors, rank)
     base = config.get("base_model_name_or_path")
     try:
         return Adapter(
             rank=rank,
             alpha=float(alpha),
             uses_sqrt=bool(config.get("use_rslora")),
-            pairs=_pairs(path, tensors, rank),
+            pairs=pairs,
+            modules=modules,
             base=base if isinstance(base, str) and base else None,
         )
     except (ConfigError, OverflowError) as error:
@@ -126,15 +135,15 @@ def save_adapter(adapter: Adapter, folder: Path) -> None:
     """Write an adapter so that `peft` loads it onto the stock class; the configuration comes last."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {}
+    modules = {name: adapter.modules.get(name, name.removesuffix(".weight")) for name in adapter.pairs}
     for name, (a, b) in adapter.pairs.items():
-        module = ROOT + name.removesuffix(".weight")
+        module = ROOT + modules[name]
         tensors[module + A_SUFFIX], tensors[module + B_SUFFIX] = (
             a.detach().cpu().contiguous(),
             b.detach().cpu().contiguous(),
         )
     with replacing(folder / WEIGHTS_FILE) as temporary:
         save_file(tensors, temporary, metadata={"format": "pt"})
-    modules = sorted({name.removesuffix(".weight").rsplit(".", 1)[-1] for name in adapter.pairs})
     config = {
         "peft_type": "LORA",
         "task_type": "FEATURE_EXTRACTION",
@@ -142,7 +151,7 @@ def save_adapter(adapter: Adapter, folder: Path) -> None:
         "r": adapter.rank,
         "lora_alpha": adapter.alpha,
         "use_rslora": adapter.uses_sqrt,
-        "target_modules": modules,
+        "target_modules": sorted({module.rsplit(".", 1)[-1] for module in modules.values()}),
         "lora_dropout": 0.0,
         "bias": "none",
         "inference_mode": True,
@@ -161,8 +170,11 @@ def _read_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def _pairs(path: Path, tensors: Mapping[str, Tensor], rank: int) -> dict[str, tuple[Tensor, Tensor]]:
-    pairs = {}
+def _pairs(
+    path: Path, tensors: Mapping[str, Tensor], rank: int
+) -> tuple[dict[str, tuple[Tensor, Tensor]], dict[str, str]]:
+    """The halves by our weight's name, and what the files call its module."""
+    pairs, modules = {}, {}
     for name in sorted(tensors):
         if name.endswith(B_SUFFIX) and name.removesuffix(B_SUFFIX) + A_SUFFIX in tensors:
             continue
@@ -175,10 +187,12 @@ def _pairs(path: Path, tensors: Mapping[str, Tensor], rank: int) -> dict[str, tu
                 f"{path}: {name} is {tuple(a.shape)}, its other half {tuple(b.shape)}, and the rank {rank}",
                 hint="copy it again",
             )
-        pairs[_our_name(path, name.removeprefix(ROOT).removesuffix(A_SUFFIX) + ".weight")] = (a, b)
+        module = name.removeprefix(ROOT).removesuffix(A_SUFFIX)
+        ours = _our_name(path, module + ".weight")
+        pairs[ours], modules[ours] = (a, b), module
     if not pairs:
         raise CheckpointError(f"{path} holds nothing", hint="copy it again")
-    return pairs
+    return pairs, modules
 
 
 def _our_name(path: Path, theirs: str) -> str:

@@ -20,6 +20,7 @@ UNLIMITED = sys.maxsize
 _YARN = {"attention_factor": "attention_factor", "slow_turns": "beta_slow", "fast_turns": "beta_fast"}
 ROPE_KEYS: Mapping[RopeKind, Mapping[str, str]] = {
     "linear": {},
+    "ntk": {},  # ours, for a base to be stretched by hand; the files of others have none of this name
     "yarn": {**_YARN, "original_positions": "original_max_position_embeddings", "rounds_bounds": "truncate"},
     "llama3": {
         "original_positions": "original_max_position_embeddings",
@@ -89,7 +90,7 @@ def from_hugging_face(data: dict[str, Any], direction: Direction | None = None) 
     _refuse(data, family.supported)
     values = _counts(data, family)
     theta, scaling = _rope(data, values["max_positions"])
-    if scaling is not None and scaling.kind == "yarn":
+    if scaling is not None and scaling.kind in ("yarn", "ntk"):
         # Qwen's files name the trained positions even where they ask for more.
         values["max_positions"] = max(values["max_positions"], int(scaling.factor * scaling.original_positions))
     values["max_positions"] = min(values["max_positions"], _window(data), _dynamic_limit(data))

@@ -19,7 +19,10 @@ def command(
     from diffembed import hardware
     from diffembed.embedder import Embedder
     from diffembed.embedder.merging import merge
+    from diffembed.errors import ConfigError
 
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):  # it may be one of the two
+        raise ConfigError(f"{out} is there already", hint="name a new folder")
     hardware.limit_threads()
     merged = merge(Embedder.load(first, dtype="float32"), Embedder.load(second, dtype="float32"), share, way)
     merged.save(out)

@@ -184,7 +184,7 @@ def tokenizer(facts: Facts) -> Verdict:
     """The tokenizer can be read, fits the table, and other libraries read it as it is."""
     if facts.config is None or facts.family is None:
         return None
-    found = Tokenizer.load(facts.folder)
+    found = Tokenizer.load(facts.folder, facts.family.mask_token if facts.family else None)
     rows = facts.config.vocab_size
     _model(facts, found, {}, max(facts.config.max_positions, LEAST_TOKENS))
     token, last = max(found.raw.get_vocab(with_added_tokens=True).items(), key=lambda pair: pair[1], default=("", 0))

@@ -24,6 +24,7 @@ from diffembed.embedder.export import (
 )
 from diffembed.embedder.locate import CONFIG_FILE
 from diffembed.errors import DiffembedError
+from diffembed.readout.spec import Readout
 from diffembed.text.tokenizer_files import TOKENIZER_FILE
 
 Reason = tuple[str, str]
@@ -66,6 +67,8 @@ def sentence_transformers(facts: Facts) -> Iterator[Reason]:
     assert export is not None
     if _spoken(export["prompts"]) != _spoken(facts.prompts):
         yield f"{SETTINGS_FILE} has other prompts than ours", SAVE
+    if _means(export["readout"]) != _means(facts.readout):
+        yield f"{POOLING_FILE} asks for another readout than ours", SAVE
     if facts.max_tokens is not None and export["max_tokens"] not in (None, facts.max_tokens):
         yield f"{TRANSFORMER_FILE} has another limit than ours: {export['max_tokens']} tokens", SAVE
     yield from _prefix(facts)
@@ -190,6 +193,11 @@ def _rebuilt() -> Reason:
 
 def _set(key: str) -> str:
     return f'set "{key}" in {CONFIG_FILE} to {"false" if key == "is_causal" else "true"}'
+
+
+def _means(readout: Readout) -> tuple[str, bool, bool]:
+    """What two readouts must agree on for fp32 vectors to be equal."""
+    return readout.pooling, readout.counts_prompt, readout.codes == "tanh"
 
 
 def _spoken(prompts: dict[str, str] | None) -> dict[str, str]:

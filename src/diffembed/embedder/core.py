@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from diffembed import hardware
 from diffembed.backbone import DIRECTIONS, Backbone, Direction
 from diffembed.backbone.adapter import Adapter
 from diffembed.backbone.compact import pack_weights, unpack_weights
@@ -98,6 +99,8 @@ class Embedder:
                 f"device is {device!r} and devices {devices!r}", hint='name one device, or a list: ["cuda:0", "cuda:1"]'
             )
         on = place(device if devices is None else devices[0])
+        if on.type == "cpu":
+            hardware.limit_threads()
         as_type = number_format(dtype, on)
         found, model, merged = adapters.load_with_adapter(name, adapter, direction)
         embedder = cls(model, dtype=as_type, device=on)

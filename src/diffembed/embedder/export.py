@@ -83,6 +83,8 @@ READOUTS = {
     "to unit length",
     "last": "A vector is the last token's state after the final norm, scaled to unit length.",
 }
+# Our roles -> what sentence-transformers calls their prompts, in the order in which it looks.
+PROMPT_NAMES = {"query": ("query",), "document": ("document", "passage", "corpus")}
 
 
 def can_export(model: Model) -> bool:
@@ -129,6 +131,8 @@ def write_export(model: Model, folder: Path) -> None:
 def read_export(folder: Path) -> dict[str, Any] | None:
     """Prompts, max_tokens and readout of a sentence-transformers folder, or None where it is none.
 
+    Prompts that are neither a query's nor a document's are named under `unused`, if there are any.
+
     Raises:
         CheckpointError: It computes its vectors in a way that we don't.
     """
@@ -152,7 +156,10 @@ def read_export(folder: Path) -> dict[str, Any] | None:
     named = settings.get("prompts")
     if not isinstance(named, dict | None):
         raise CheckpointError(f"{folder / SETTINGS_FILE} has prompts {named!r}", hint="they must be an object")
-    prompts = {role: prompt for role, prompt in (named or {}).items() if prompt not in ("", None)}
+    named = {name: prompt for name, prompt in (named or {}).items() if prompt not in ("", None)}
+    # A document's prompt goes by three names there (sentence_transformers.base.model, `encode_document`).
+    chosen = {role: next((n for n in names if n in named), None) for role, names in PROMPT_NAMES.items()}
+    prompts = {role: named[name] for role, name in chosen.items() if name is not None}
     if (default := settings.get("default_prompt_name")) is not None:
         raise CheckpointError(
             f"{folder / SETTINGS_FILE} has default_prompt_name {default!r}",
@@ -163,11 +170,15 @@ def read_export(folder: Path) -> dict[str, Any] | None:
         codes=codes,
         counts_prompt=kind != "last" and bool(prompts) and pooling.get("include_prompt", True) is not False,
     )
-    return {"prompts": prompts, "max_tokens": _read_limit(folder), "readout": readout}
+    found = {"prompts": prompts, "max_tokens": _read_limit(folder), "readout": readout}
+    unused = sorted(set(named) - set(chosen.values()))
+    return {**found, "unused": unused} if unused else found
 
 
 def _read_pooling(folder: Path, pooling: dict[str, Any]) -> Pooling:
     modes = pooling.get("pooling_mode", [])
+    if not isinstance(modes, str | list | None):
+        raise CheckpointError(f"{folder / POOLING_FILE} has pooling_mode {modes!r}", hint="a name, or a list of names")
     asked = {modes} if isinstance(modes, str) else {str(mode) for mode in modes or []}
     asked |= {new for legacy, new in MODES.values() if pooling.get(f"pooling_mode_{legacy}")}
     asked |= {mode for mode in LEGACY_MODES if mode not in dict(MODES.values()) and pooling.get(f"pooling_mode_{mode}")}

@@ -3,6 +3,7 @@
 import os
 import shutil
 import threading
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,9 @@ from safetensors import SafetensorError
 from diffembed.backbone import Backbone, Direction, load_backbone, save_backbone
 from diffembed.backbone.checkpoint import CONFIG_FILE, read_config
 from diffembed.backbone.compact import COMPACT_FILE, load_compact, save_compact
+from diffembed.backbone.config import BackboneConfig
 from diffembed.backbone.config_files import from_hugging_face
+from diffembed.backbone.families import Family
 from diffembed.backbone.weight_files import WEIGHTS_FILE
 from diffembed.configs import read_json
 from diffembed.embedder import export
@@ -64,7 +67,8 @@ def read_model(folder: Path, direction: Direction | None = None) -> Model:
     """
     is_compact = not (folder / WEIGHTS_FILE).is_file() and (folder / COMPACT_FILE).is_file()
     backbone = load_compact(folder) if is_compact else load_backbone(folder, dtype=None)
-    tokenizer = Tokenizer.load(folder)
+    family, config = from_hugging_face(read_config(folder))
+    tokenizer = Tokenizer.load(folder, family.mask_token)
     if (folder / SIDECAR_FILE).is_file():
         sidecar = read_sidecar(folder / SIDECAR_FILE, backbone.config)
         check_digests(folder, sidecar, [TOKENIZER_FILE, COMPACT_FILE if is_compact else WEIGHTS_FILE])
@@ -73,18 +77,25 @@ def read_model(folder: Path, direction: Direction | None = None) -> Model:
         facts["readout"], facts["template"] = read_readout(folder / SIDECAR_FILE, sidecar)
     else:
         facts = export.read_export(folder) or {"prompts": {}, "max_tokens": None}
+        if unused := facts.pop("unused", None):
+            warnings.warn(
+                f"{folder} has prompts for {', '.join(unused)}, which are no roles here; they are left out "
+                "(with_readout(prompts=...) sets others)",
+                stacklevel=2,
+            )
         if facts["max_tokens"] is None:
-            facts["max_tokens"] = _trained_tokens(folder)
+            facts["max_tokens"] = _trained_tokens(family, config)
     if direction is not None and direction != backbone.config.direction:
         backbone = Backbone.from_weights(replace(backbone.config, direction=direction), backbone.state_dict()).eval()
         facts["golden"] = []  # other vectors than those are right then
     return Model(backbone=backbone.requires_grad_(False), tokenizer=tokenizer, **facts)
 
 
-def _trained_tokens(folder: Path) -> int:
+def _trained_tokens(family: Family, config: BackboneConfig) -> int:
     """Longest sequence that a model of another hand was trained on, where its family is known to promise more."""
-    family, config = from_hugging_face(read_config(folder))
-    return min(config.max_positions, family.trained_tokens or config.max_positions)
+    scaling = config.rope_scaling
+    stretch = scaling.factor if scaling is not None and scaling.kind == "ntk" else 1
+    return min(config.max_positions, int((family.trained_tokens or config.max_positions) * stretch))
 
 
 def write_model(model: Model, name: str | os.PathLike[str], golden: Sequence[dict[str, Any]], weights: Weights) -> None:

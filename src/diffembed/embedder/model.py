@@ -69,6 +69,9 @@ class Model:
         unknown = sorted(set(self.prompts) - set(ROLES))
         if unknown:
             raise CheckpointError(f"there is no role {', '.join(unknown)}", hint=f"roles: {', '.join(ROLES)}")
+        for role, prompt in self.prompts.items():  # all of them, before `is_plain` looks into any
+            if not isinstance(prompt, str):
+                raise CheckpointError(f"the prompt of role {role} is {prompt!r}", hint="a prompt is a string")
         for role, prompt in self.prompts.items():
             self._check_prompt(role, prompt)
 
@@ -87,9 +90,7 @@ class Model:
         if not isinstance(self.template, str) or self.template.count(TEXT_SLOT) != 1:
             raise CheckpointError(f"the template is {self.template!r}", hint=f"a string with one {TEXT_SLOT}")
 
-    def _check_prompt(self, role: str, prompt: Any) -> None:
-        if not isinstance(prompt, str):
-            raise CheckpointError(f"the prompt of role {role} is {prompt!r}", hint="a prompt is a string")
+    def _check_prompt(self, role: str, prompt: str) -> None:
         if prompt.count(TEXT_SLOT) > 1:
             raise CheckpointError(
                 f"the prompt of role {role} has {TEXT_SLOT} more than once", hint="the text stands in one place"

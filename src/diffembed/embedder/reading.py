@@ -3,6 +3,7 @@
 Shape letters: T packed tokens, D width, N vectors.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -134,7 +135,10 @@ class Reader:
             return states_ND[:, :dims].to(torch.int8).cpu().numpy()
         if self.readout.codes == "tanh" and precision == "binary":  # of the state: a code of 0 has no sign any more
             return np.packbits(means_ND[:, :dims].cpu().numpy() >= 0, axis=-1)
-        return to_precision(to_vectors(states_ND, dims).cpu().numpy(), precision, self.readout.scale)
+        scale = self.readout.scale
+        if scale is not None and dims is not None:  # numbers of a shorter unit vector are larger
+            scale *= math.sqrt(dims / states_ND.shape[1])
+        return to_precision(to_vectors(states_ND, dims).cpu().numpy(), precision, scale)
 
     @torch.inference_mode()
     def products(

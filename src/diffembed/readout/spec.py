@@ -44,7 +44,7 @@ class Readout:
     scaled to unit length, and the model's vectors in float32 are these codes scaled to unit length: for models trained
     so (pplx-embed, arXiv:2602.11151, which writes the codes as they are)."""
     scale: float | None = None
-    """`calibrated`: what `Embedder.calibrate` found."""
+    """`calibrated`: what `Embedder.calibrate` found for whole vectors; the first n of D dims take sqrt(n / D) of it."""
 
     def __post_init__(self) -> None:
         for name, allowed in {"pooling": POOLINGS, "codes": CODES}.items():

@@ -99,19 +99,24 @@ class Tokenizer:
         return cls(raw)
 
     @classmethod
-    def load(cls, folder: Path | str) -> "Tokenizer":
+    def load(cls, folder: Path | str, mask: str | None = None) -> "Tokenizer":
         """Read tokenizer.json from a model folder, or vocab.json and merges.txt where Qwen's relatives ship those.
+
+        Args:
+            folder: The model's.
+            mask: Token that hides others if the files name none: LLaDA's don't.
 
         Raises:
             CheckpointError: A file is missing or damaged.
         """
         folder = Path(folder)
         config = read_tokenizer_config(folder)
+        names = ({} if mask is None else {"mask": mask}) | special_names(config)
         path = folder / TOKENIZER_FILE
         if not path.is_file():
-            return cls(build_tokenizer(folder, config), special_names(config))
+            return cls(build_tokenizer(folder, config), names)
         try:
-            return cls(RawTokenizer.from_file(str(path)), special_names(config))
+            return cls(RawTokenizer.from_file(str(path)), names)
         except (DiffembedError, KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:  # the Rust side raises bare Exception, and BaseException when it panics
