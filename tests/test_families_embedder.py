@@ -11,7 +11,9 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors,
 from tokenizers import Tokenizer as RawTokenizer
 
 from diffembed import Embedder
-from diffembed.errors import CheckpointError
+from diffembed.backbone import load_backbone, pack
+from diffembed.backbone.families import DREAM, LLADA, MISTRAL, mask_prompts
+from diffembed.errors import CheckpointError, ConfigError
 from diffembed.readout.spec import Readout, masks
 from diffembed.text.tokenizer import Tokenizer
 from tests import family_checkpoints
@@ -237,3 +239,35 @@ def test_lladas_mask_token_is_known_where_its_files_do_not_name_it(tmp_path: Pat
         embedder.encode_document(["abc"]),
         atol=1e-6,
     )
+
+
+def test_the_prompts_of_diffretriever_stand_in_turns_of_the_family() -> None:
+    asked = "Use a few words to represent the passage in a retrieval task. Make sure your words are in lowercase."
+    assert mask_prompts(DREAM)["document"] == (
+        "<|im_start|>system\nYou are an AI assistant that can understand human language.<|im_end|>\n"
+        f'<|im_start|>user\nPassage: "{{text}}". {asked}<|im_end|>\n<|im_start|>assistant\nThe words are: "'
+    )
+    asked = "Use one word to represent the query in a retrieval task. Make sure your word is in lowercase."
+    assert mask_prompts(LLADA, several=False)["query"] == (
+        "<|start_header_id|>system<|end_header_id|>\n\n"
+        "You are an AI assistant that can understand human language.<|eot_id|>"
+        f'<|start_header_id|>user<|end_header_id|>\n\nQuery: "{{text}}". {asked}<|eot_id|>'
+        '<|start_header_id|>assistant<|end_header_id|>\n\nThe word is: "'
+    )
+    with pytest.raises(ConfigError, match="no chat template with turns"):
+        mask_prompts(MISTRAL)
+
+
+def test_masks_follow_the_opened_quotation_mark_of_the_answer(tmp_path: Path, trained: RawTokenizer) -> None:
+    """Dream's shift: the state of the quotation mark predicts the first mask."""
+    family_checkpoints.make("Dream", tmp_path, vocab_size=VOCAB, max_position_embeddings=512)
+    vocab_and_merges(tmp_path, trained)
+    embedder = Embedder.load(tmp_path, "cpu", "float32", "both")
+    embedder = embedder.with_readout(masks(2, 3), prompts=mask_prompts(DREAM))
+    tokenizer = embedder.tokenizer
+    [whole] = tokenizer.encode([mask_prompts(DREAM)["query"].replace("{text}", "jazz")])
+    ids = [*whole, tokenizer.mask_token_id, tokenizer.mask_token_id, *tokenizer.suffix]
+    with torch.no_grad():
+        states = load_backbone(tmp_path, direction="both")(pack([ids]))
+    wanted = torch.nn.functional.normalize(states[len(whole) - 1 : len(whole) + 1], dim=1)
+    np.testing.assert_allclose(embedder.encode_query(["jazz"])[0], wanted, atol=1e-5)

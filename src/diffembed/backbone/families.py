@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from diffembed.backbone.config import Direction
+from diffembed.errors import ConfigError
 
 # Our field -> Hugging Face's key.
 KEYS: Mapping[str, str] = {
@@ -109,6 +110,9 @@ class Family:
 # Chat templates, as the tokenizers of these models have them; BOS is the tokenizer's own to add.
 CHATML = "<|im_start|>user\n{text}<|im_end|>"
 LLAMA_CHAT = "<|start_header_id|>user<|end_header_id|>\n\n{text}<|eot_id|>"
+
+# What stands between two turns.
+TURN_ENDS = {CHATML: "\n", LLAMA_CHAT: ""}
 
 QWEN3 = Family(name="qwen3", title="Qwen3", model_types=("qwen3",), direction="forward", qk_norm=True, template=CHATML)
 QWEN2 = Family(
@@ -212,3 +216,37 @@ FAMILIES: tuple[Family, ...] = (
     MISTRAL,
 )
 BY_MODEL_TYPE = {model_type: family for family in FAMILIES for model_type in family.model_types}
+
+# What DiffRetriever (arXiv:2605.07210) asks for, word by word as its published adapters were trained (its repository,
+# `prompts/default`): one word where a mask is appended, a few where there are several.
+_SYSTEM = "You are an AI assistant that can understand human language."
+_ASKED = (
+    '{title}: "{text}". Use {many} to represent the {name} in a retrieval task. Make sure your {words} in lowercase.'
+)
+_ONE = {"many": "one word", "words": "word is"}
+_FEW = {"many": "a few words", "words": "words are"}
+
+
+def mask_prompts(family: Family, *, several: bool = True) -> dict[str, str]:
+    """Prompts by role for the readout `masks`, in the chat template of a family, up to where the masks begin.
+
+    Args:
+        family: One with a chat template, `DREAM` or `LLADA`.
+        several: Whether several masks are appended; otherwise one.
+
+    Raises:
+        ConfigError: The family has no template with turns.
+    """
+    if family.template not in TURN_ENDS:
+        raise ConfigError(f"{family.title} has no chat template with turns", hint="use DREAM or LLADA")
+    turn, end, words = family.template, TURN_ENDS[family.template], _FEW if several else _ONE
+
+    def say(role: str, text: str) -> str:
+        return turn.replace("user", role).replace("{text}", text) + end
+
+    opened = turn.replace("user", "assistant").partition("{text}")[0]
+    prompts = {}
+    for role, name in (("query", "query"), ("document", "passage")):
+        asked = _ASKED.format(title=name.capitalize(), name=name, text="{text}", **words)
+        prompts[role] = f'{say("system", _SYSTEM)}{say("user", asked)}{opened}The {words["words"]}: "'
+    return prompts

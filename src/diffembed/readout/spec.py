@@ -106,6 +106,8 @@ class Readout:
 def masks(query: int = 1, document: int = 1, *, multi: bool | None = None) -> Readout:
     """DiffRetriever's readout: its best (query, document) are (4, 16) for Dream and (4, 4) for LLaDA.
 
+    Its prompts are `diffembed.backbone.families.mask_prompts`.
+
     Args:
         query: Mask tokens behind a query.
         document: Mask tokens behind any other text.
