@@ -21,10 +21,12 @@ from diffembed.data.pair_store import Group, MixRow
 from diffembed.embedder import Embedder
 from diffembed.errors import ConfigError, DataError
 from diffembed.objectives.contrastive import info_nce
+from diffembed.readout.pooling import to_vectors
+from diffembed.readout.spec import SKIPPED
 from diffembed.recipes import finetune as recipes
 from diffembed.text.tokenizer import Tokenizer
 from diffembed.training.finetune import FinetuneConfig, Prompts, main
-from diffembed.training.gradcache import BatchLoss, PromptedIds, loss_in_parts
+from diffembed.training.gradcache import BatchLoss, Laid, loss_in_parts
 from diffembed.training.loop import LoopConfig
 from diffembed.training.optimizer import OptimizerConfig
 from tests.golden_curves import check_curve
@@ -84,8 +86,16 @@ def run(config: FinetuneConfig, data: Path, out: Path, resume: bool = False) -> 
     return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
 
 
-def nce(vectors: torch.Tensor) -> BatchLoss:
-    query, passage = vectors.chunk(2)
+def laid(ids: list[int], prompt_tokens: int = 0) -> Laid:
+    return Laid(ids, np.array([SKIPPED] * prompt_tokens + [0] * (len(ids) - prompt_tokens)))
+
+
+def prompt_tokens(text: Laid) -> int:
+    return int((text.rows == SKIPPED).sum())
+
+
+def nce(means: torch.Tensor) -> BatchLoss:
+    query, passage = to_vectors(means).chunk(2)
     loss = info_nce(query, passage, torch.arange(len(query)), temperature=0.1, false_negative_margin=0.2)
     return BatchLoss(loss, {"pairs": len(query)})
 
@@ -99,14 +109,15 @@ def test_chunks_give_the_gradient_of_the_whole_batch(recompute: bool, chunk_toke
     lengths = [3, 9, 2, 17, 5, 5, 30, 1]
     prompts = [1, 4, 1, 2, 0, 0, 0, 0]
     texts = [
-        PromptedIds(torch.randint(300, (n,), generator=generator).tolist(), k)
-        for n, k in zip(lengths, prompts, strict=True)
+        laid(torch.randint(300, (n,), generator=generator).tolist(), k) for n, k in zip(lengths, prompts, strict=True)
     ]
-    rows = [F.normalize(backbone(pack([t.ids]))[t.prompt_tokens :].mean(dim=0), dim=0) for t in texts]
+    rows = [F.normalize(backbone(pack([t.ids]))[prompt_tokens(t) :].mean(dim=0), dim=0) for t in texts]
     whole = nce(torch.stack(rows)).loss
     expected = torch.autograd.grad(whole, list(backbone.parameters()))
 
-    parts = list(loss_in_parts(backbone, texts, nce, chunk_tokens=chunk_tokens, recompute=recompute))
+    parts = list(
+        loss_in_parts(backbone, texts, nce, chunk_tokens=chunk_tokens, recompute=recompute, generator=generator)
+    )
     sum(part.loss for part in parts).backward()  # type: ignore[union-attr]
     assert len(parts) == {1: 8, 25: 3, 10_000: 1}[chunk_tokens]
     assert sum(part.num_tokens for part in parts) == sum(lengths)
@@ -127,14 +138,15 @@ class Shifted(Backbone):
         return super().forward(batch) + self.shift * (batch.ids_T == self.token)[:, None] * torch.arange(32)
 
 
-def vectors_of(backbone: Backbone, texts: list[PromptedIds]) -> torch.Tensor:
+def vectors_of(backbone: Backbone, texts: list[Laid]) -> torch.Tensor:
     kept: list[torch.Tensor] = []
 
-    def keep(vectors: torch.Tensor) -> BatchLoss:
-        kept.append(vectors.detach())
-        return BatchLoss(vectors.sum(), {})
+    def keep(means: torch.Tensor) -> BatchLoss:
+        kept.append(to_vectors(means.detach()))
+        return BatchLoss(means.sum(), {})
 
-    list(loss_in_parts(backbone, texts, keep, chunk_tokens=1000, recompute=False))
+    generator = torch.Generator().manual_seed(0)
+    list(loss_in_parts(backbone, texts, keep, chunk_tokens=1000, recompute=False, generator=generator))
     return kept[0]
 
 
@@ -142,7 +154,7 @@ def vectors_of(backbone: Backbone, texts: list[PromptedIds]) -> torch.Tensor:
 def test_states_of_the_prompt_do_not_enter_pooling(prompt_tokens: int, counts: bool) -> None:
     backbone = Shifted(toy_config().backbone)  # type: ignore[arg-type]
     backbone.init_weights(torch.Generator().manual_seed(0))
-    texts = [PromptedIds([9, 8, 7, 20, 21, 1], prompt_tokens), PromptedIds([30, 31, 1])]
+    texts = [laid([9, 8, 7, 20, 21, 1], prompt_tokens), laid([30, 31, 1])]
     plain = vectors_of(backbone, texts)
     backbone.shift = 1e3
     changed = vectors_of(backbone, texts)
@@ -153,7 +165,7 @@ def test_states_of_the_prompt_do_not_enter_pooling(prompt_tokens: int, counts: b
 def test_the_prompt_is_read_all_the_same() -> None:
     backbone = Backbone(toy_config().backbone)  # type: ignore[arg-type]
     backbone.init_weights(torch.Generator().manual_seed(0))
-    vectors = vectors_of(backbone, [PromptedIds([first, 8, 20, 21, 1], 2) for first in (9, 10)])
+    vectors = vectors_of(backbone, [laid([first, 8, 20, 21, 1], 2) for first in (9, 10)])
     assert (vectors[0] - vectors[1]).abs().max() > 1e-6
 
 
@@ -168,10 +180,10 @@ def test_layout_of_queries_and_passages(tokenizer: Tokenizer, share: float) -> N
     queries, passages = ["river boat", "stone " * 50], ["light", "number " * 50]
     texts = prompts.apply(PairBatch(Group(0, "toy", "k"), queries, passages), torch.Generator())
     prompt = f"{INSTRUCTION}<|query|>" if share else "<|query|>"
-    assert [tokenizer.decode(text.ids[: text.prompt_tokens]) for text in texts] == [prompt, prompt, "", ""]
-    assert tokenizer.decode(texts[0].ids[texts[0].prompt_tokens :]) == "river boat<|eos|>"
+    assert [tokenizer.decode(text.ids[: prompt_tokens(text)]) for text in texts] == [prompt, prompt, "", ""]
+    assert tokenizer.decode(texts[0].ids[prompt_tokens(texts[0]) :]) == "river boat<|eos|>"
     assert tokenizer.decode(texts[2].ids) == "light<|eos|>"
-    assert [len(text.ids) - text.prompt_tokens for text in texts][1::2] == [16, 24]
+    assert [len(text.ids) - prompt_tokens(text) for text in texts][1::2] == [16, 24]
     assert all(text.ids[-1] == tokenizer.eos_id for text in texts)
 
 
@@ -179,7 +191,7 @@ def test_some_queries_carry_the_instruction_and_some_do_not(tokenizer: Tokenizer
     prompts = Prompts(tokenizer, toy_config(instruction_share=0.5))
     batch = PairBatch(Group(0, "toy", "k"), ["river"] * 200, ["boat"] * 200)
     drawn = [
-        [t.prompt_tokens > 1 for t in prompts.apply(batch, torch.Generator().manual_seed(seed))[:200]]
+        [prompt_tokens(t) > 1 for t in prompts.apply(batch, torch.Generator().manual_seed(seed))[:200]]
         for seed in (0, 0, 1)
     ]
     assert 70 < sum(drawn[0]) < 130
@@ -202,7 +214,7 @@ def test_the_saved_model_embeds_as_training_did(data: Path, tmp_path: Path) -> N
     folder = tmp_path / "run" / "model"
     backbone, tokenizer = load_backbone(folder), Tokenizer.load(folder)
     query, passage = (tokenizer.encode([text])[0] for text in ("about river", "The sail is near the fish."))
-    texts = [PromptedIds([tokenizer.query_id, *query, tokenizer.eos_id], 1), PromptedIds([*passage, tokenizer.eos_id])]
+    texts = [laid([tokenizer.query_id, *query, tokenizer.eos_id], 1), laid([*passage, tokenizer.eos_id])]
     trained = vectors_of(backbone, texts).numpy()
     embedder = Embedder.load(str(folder), dtype=torch.float32)
     served = np.concatenate(

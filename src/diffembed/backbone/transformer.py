@@ -5,6 +5,7 @@ Shape letters: T packed tokens, D width, V vocabulary.
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from diffembed.backbone.config import BackboneConfig
 from diffembed.backbone.layers import Layer, RMSNorm, rotary_tables
@@ -16,6 +17,9 @@ INIT_STD = 0.02
 
 class Backbone(nn.Module):
     """A transformer that maps packed token ids to hidden states after the final norm."""
+
+    checkpoint_layers: bool = False
+    """Keep for the way back only what enters each layer, and run the layer again there, with the same dropout."""
 
     def __init__(self, config: BackboneConfig) -> None:
         super().__init__()
@@ -58,8 +62,10 @@ class Backbone(nn.Module):
         cos, sin = rotary_tables(self.config, longest, x_TD.device)
         cos_T1K = cos[batch.positions_T, None].to(x_TD.dtype)
         sin_T1K = sin[batch.positions_T, None].to(x_TD.dtype)
+        checkpoints = self.checkpoint_layers and torch.is_grad_enabled()
         for layer in self.layers:
-            x_TD = layer(x_TD, cos_T1K, sin_T1K, batch.groups)
+            inputs = (x_TD, cos_T1K, sin_T1K, batch.groups)
+            x_TD = checkpoint(layer, *inputs, use_reentrant=False) if checkpoints else layer(*inputs)
         return self.norm(x_TD)
 
     def logits(self, states_TD: Tensor) -> Tensor:

@@ -6,10 +6,11 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from diffembed import configs, hardware, runs
+from diffembed import configs, hardware
 from diffembed.backbone.config import BackboneConfig, Direction
 from diffembed.backbone.transformer import Backbone
 from diffembed.data.batches import PairBatch, PairBatches
@@ -21,13 +22,17 @@ from diffembed.embedder.folder import read_model
 from diffembed.embedder.locate import find
 from diffembed.errors import ConfigError, DataError
 from diffembed.objectives.contrastive import in_batch_accuracy, info_nce
+from diffembed.readout.pooling import to_vectors
+from diffembed.readout.spec import SKIPPED
 from diffembed.text.instructions import DEFAULT_PROMPTS, instruction_prompt
 from diffembed.text.tokenizer import Tokenizer
 from diffembed.text.tokenizer_files import TOKENIZER_CONFIG_FILE
-from diffembed.training.gradcache import BatchLoss, PromptedIds, loss_in_parts
-from diffembed.training.loop import LoopConfig, PartialLoss, train
+from diffembed.training.distributed import Ranks, connect
+from diffembed.training.gradcache import BatchLoss, Laid, loss_in_parts
+from diffembed.training.loop import LoopConfig, PartialLoss, check_sharding, train
 from diffembed.training.optimizer import OptimizerConfig
 from diffembed.training.progress import announce, say
+from diffembed.training.sharding import whole_weights
 
 # No text of ours averages more characters a token, so what lies beyond never reaches the model: English has 4 to 5.
 MAX_CHARS_PER_TOKEN = 8
@@ -66,12 +71,15 @@ class FinetuneConfig:
     """Tokens that go through the model at once; the loss is over the whole batch all the same."""
     recompute: bool = False
     """Run each chunk twice rather than keep its activations: a quarter slower, and memory for one chunk is enough."""
+    checkpoint_layers: bool = False
+    """Keep only what enters each layer of a chunk, and run the layer again on the way back: memory of one layer."""
     docstrings: bool = False
     """Where no data is given, train on the docstrings of the running Python's standard library."""
     dtype: Literal["float32", "bfloat16"] | None = None
     """Of weights and states; None: what this machine multiplies fast. Master weights are fp32 always."""
 
     def __post_init__(self) -> None:
+        check_sharding(self.loop, self.optimizer)
         if self.init and (self.backbone or self.tokenizer_from):
             raise ConfigError(
                 "init brings shape and tokenizer, and backbone or tokenizer_from is set too",
@@ -124,27 +132,37 @@ def main(config: FinetuneConfig, *, data: Path | None, out: Path, resume: bool =
     """
     if data is None and not config.docstrings:
         raise ConfigError("this recipe needs pairs to train on", hint="name a folder of sources by --data")
+    with connect() as ranks:
+        return _run(config, data, out, resume, command, ranks)
+
+
+def _run(config: FinetuneConfig, data: Path | None, out: Path, resume: bool, command: list[str], ranks: Ranks) -> Path:
     hardware.keep_freed_memory()
     hardware.limit_threads()
-    device = hardware.default_device()
-    dtype = config.dtype or hardware.default_dtype_name(device)
+    dtype = config.dtype or hardware.default_dtype_name(ranks.device.type)
     config = replace(config, dtype=dtype)  # so that it is recorded, and a resumed run keeps it
     backbone, tokenizer = starting_point(config)
     if tokenizer is not None:
         Prompts(tokenizer, config).check_fit(backbone.config.max_positions)
     pairs = read_pairs(data) if data is not None else docstring_pairs()
     env = {**hardware.describe(), "data": describe_files(data) if data is not None else "docstrings"}
-    run = runs.open_run(out, config=configs.to_dict(config), command=command, env=env, resume=resume)
-    with run.preparing():
+    run = ranks.open_run(out, config=configs.to_dict(config), command=command, env=env, resume=resume)
+
+    def prepare() -> tuple[PairStore, Tokenizer]:
         store = _open_store(run.path / "pairs", pairs, config)
-        tokenizer = tokenizer or _own_tokenizer(run.path / "tokenizer", store, backbone.config.vocab_size)
+        return store, tokenizer or _own_tokenizer(run.path / "tokenizer", store, backbone.config.vocab_size)
+
+    with run.preparing():
+        store, tokenizer = ranks.main_first(prepare)
         prompts = Prompts(tokenizer, config)
         prompts.check_fit(backbone.config.max_positions)
         batches = PairBatches(
             store, mix=config.mix, sizes=config.batch_sizes(), num_batches=config.loop.num_steps, seed=config.loop.seed
         )
-    announce(run, _summary(store, batches, config))
-    backbone = backbone.to(device=device, dtype=getattr(torch, dtype)).train()
+    if ranks.is_main:
+        announce(run, _summary(store, batches, config))
+    backbone = backbone.to(device=ranks.device, dtype=getattr(torch, dtype)).train()
+    backbone.checkpoint_layers = config.checkpoint_layers
 
     def micro_batches(step: int, generator: torch.Generator) -> Iterator[PartialLoss]:
         batch = batches[step - 1]
@@ -154,20 +172,34 @@ def main(config: FinetuneConfig, *, data: Path | None, out: Path, resume: bool =
             partial(_batch_loss, config, batch.group.row),
             chunk_tokens=config.chunk_tokens,
             recompute=config.recompute,
-            device=device,
+            generator=generator,
+            ranks=ranks,
+            device=ranks.device,
         )
 
-    facts = train(run, backbone, micro_batches, label="finetune", loop=config.loop, optimizer_config=config.optimizer)
+    facts = train(
+        run,
+        backbone,
+        micro_batches,
+        label="finetune",
+        loop=config.loop,
+        optimizer_config=config.optimizer,
+        ranks=ranks,
+        describe_batch=lambda step: {"queries": batches[step - 1].queries, "passages": batches[step - 1].passages},
+    )
     model = run.path / "model"
-    trained = {
-        "objective": "info_nce",
-        "temperature": config.temperature,
-        "steps": facts["steps"],
-        "tokens": facts["tokens"],
-        "groups": {name: count["batches"] for name, count in batches.counts().items() if count["batches"]},
-    }
-    max_tokens = backbone.config.max_positions
-    Embedder.from_backbone(backbone, tokenizer, max_tokens=max_tokens, trained=trained).save(model)
+    weights = whole_weights(backbone, torch.float32, ranks)
+    if ranks.is_main:
+        trained = {
+            "objective": "info_nce",
+            "temperature": config.temperature,
+            "steps": facts["steps"],
+            "tokens": facts["tokens"],
+            "groups": {name: count["batches"] for name, count in batches.counts().items() if count["batches"]},
+        }
+        max_tokens = backbone.config.max_positions
+        whole = Backbone.from_weights(backbone.config, weights)
+        Embedder.from_backbone(whole, tokenizer, max_tokens=max_tokens, trained=trained).save(model)
     run.finish(
         model=str(model.relative_to(run.path)),
         groups=batches.counts(),
@@ -200,7 +232,7 @@ class Prompts:
                     hint="lower query_tokens or the row's passage_tokens",
                 )
 
-    def apply(self, batch: PairBatch, generator: torch.Generator) -> list[PromptedIds]:
+    def apply(self, batch: PairBatch, generator: torch.Generator) -> list[Laid]:
         """All queries of a batch, then all its passages; which queries carry the instruction is drawn."""
         ids = self.tokenizer.encode([*batch.queries, *batch.passages])
         queries, passages = ids[: len(batch.queries)], ids[len(batch.queries) :]
@@ -212,8 +244,9 @@ class Prompts:
             *(self._lay_out(self.passage, p, self.config.mix[row].passage_tokens) for p in passages),
         ]
 
-    def _lay_out(self, prompt: list[int], ids: list[int], longest: int) -> PromptedIds:
-        return PromptedIds([*prompt, *ids[: longest - 1], *self.tokenizer.suffix], len(prompt))
+    def _lay_out(self, prompt: list[int], ids: list[int], longest: int) -> Laid:
+        counted = [*ids[: longest - 1], *self.tokenizer.suffix]
+        return Laid([*prompt, *counted], np.array([SKIPPED] * len(prompt) + [0] * len(counted)))
 
 
 def starting_point(config: FinetuneConfig) -> tuple[Backbone, Tokenizer | None]:
@@ -243,10 +276,10 @@ def _open_store(folder: Path, pairs: Iterator[Pair], config: FinetuneConfig) -> 
     return store
 
 
-def _batch_loss(config: FinetuneConfig, row: int, vectors_ND: Tensor) -> BatchLoss:
-    """The first half of the vectors are queries, the second half their passages in the same order."""
-    query_BE, passage_PE = vectors_ND.chunk(2)
-    positive_B = torch.arange(len(query_BE), device=vectors_ND.device)
+def _batch_loss(config: FinetuneConfig, row: int, means_ND: Tensor) -> BatchLoss:
+    """The first half of the means are queries', the second half their passages' in the same order."""
+    query_BE, passage_PE = to_vectors(means_ND).chunk(2)
+    positive_B = torch.arange(len(query_BE), device=means_ND.device)
     loss = info_nce(
         query_BE,
         passage_PE,
