@@ -168,7 +168,7 @@ def compare(
         if spec.engine != BARE:
             # torch has no fast int8 product on every CPU: int8 is held against bf16.
             shares = [a / b for a, b in zip(found, bare.get(spec.dtype, bare["bfloat16"]), strict=True)]
-            row |= {"products_share": round(median(shares), 3), "peak_mb": round(peaks[spec])}
+            row |= {"products_share": round(median(shares), 6), "peak_mb": round(peaks[spec])}
             row |= {"cosine": round(cosines[spec], 6), "exact_enough": cosines[spec] >= LEAST_COSINE}
         rows.append(row)
     exact_enough = [spec for spec in cosines if cosines[spec] >= LEAST_COSINE]

@@ -127,8 +127,8 @@ def summary(
         "low": round(rates[0], 1),
         "high": round(rates[-1], 1),
         "tflops": round(median(done / answer["seconds"] for answer, _, (*_, done) in rounds) / 1e12, 3),
-        "share": round(median(done / answer["seconds"] / b["flops"] for answer, b, (*_, done) in rounds), 3),
-        "products_share": round(median(done / a["seconds"] / b["flops"] for a, b, (_, done, _) in rounds), 3),
+        "share": round(median(done / answer["seconds"] / b["flops"] for answer, b, (*_, done) in rounds), 6),
+        "products_share": round(median(done / a["seconds"] / b["flops"] for a, b, (_, done, _) in rounds), 6),
         "batch_tokens": found[-1]["batch_tokens"],
         "peak_gb": round(max(answer["peak_gb"] for answer in found), 2),
     }
