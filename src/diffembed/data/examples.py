@@ -16,7 +16,7 @@ class Example:
         source: Name of where it comes from, for example a folder's.
         kind: How query and answer are related, for example `question->answer`.
         instruction: Says what the query asks for; None: as the mix of the training says.
-        topic: Examples of one topic answer each other, so they must not meet in a batch; None: only equal texts must not.
+        topic: Examples of one topic answer each other, so they must not meet in a batch; None: equal texts must not.
         scores: A teacher's, of the first positive and then of each negative; None: there was none.
         chunks: The document in pieces that the first positive is one of, for contextual training; None: none.
     """
