@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from diffembed.objectives.contrastive import (
+    accuracy,
     contextual,
     document_weight,
     explicit_negatives,
-    in_batch_accuracy,
     info_nce,
     matryoshka,
     max_sim,
@@ -80,7 +80,7 @@ def test_the_margin_drops_only_what_exceeds_it() -> None:
 def test_accuracy_counts_the_first_rank_and_no_tie() -> None:
     query = torch.eye(3)
     passage = torch.stack([query[0], query[2], query[2]])
-    assert in_batch_accuracy(query, passage, torch.tensor([0, 1, 2])) == pytest.approx(1 / 3)
+    assert accuracy(query @ passage.T, torch.tensor([0, 1, 2])) == pytest.approx(1 / 3)
 
 
 @pytest.mark.parametrize(
@@ -114,10 +114,10 @@ def test_ignored_candidates_are_as_if_they_were_not_there() -> None:
     assert loss.item() == pytest.approx(naive(query, kept, [0, 1, 2], 0.1, None).item(), abs=1e-12)
     (gradient,) = torch.autograd.grad(loss, passage)
     assert not gradient[3].any() and gradient[4].any()
-    assert in_batch_accuracy(query, torch.cat([query[[1, 2, 0]], query]), positive + 3) == 0
+    assert accuracy(query @ torch.cat([query[[1, 2, 0]], query]).T, positive + 3) == 0
     same = torch.zeros(3, 6, dtype=torch.bool)
     same[torch.tensor([0, 1, 2]), torch.tensor([2, 0, 1])] = True
-    assert in_batch_accuracy(query, torch.cat([query[[1, 2, 0]], query]), positive + 3, same) == 1
+    assert accuracy(query @ torch.cat([query[[1, 2, 0]], query]).T, positive + 3, same) == 1
     is_ignored[1, 1] = True
     with pytest.raises(ValueError, match="own passage cannot be ignored"):
         info_nce(query, passage, positive, temperature=0.1, is_ignored_BP=is_ignored)
@@ -214,10 +214,10 @@ def test_chunks_of_one_document_and_of_all() -> None:
 def test_similarities_by_hand() -> None:
     query = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
     passage = torch.tensor([[0.6, 0.8], [0.8, 0.6], [1.0, 0.0]])
-    own, other = similarities(query, passage, torch.tensor([0, 1]))
+    own, other = similarities(query @ passage.T, torch.tensor([0, 1]))
     assert own == pytest.approx(0.6) and other == pytest.approx((0.8 + 1.0 + 0.8 + 0.0) / 4)
     is_ignored = torch.tensor([[False, False, True], [False, False, False]])
-    _, other = similarities(query, passage, torch.tensor([0, 1]), is_ignored)
+    _, other = similarities(query @ passage.T, torch.tensor([0, 1]), is_ignored)
     assert other == pytest.approx((0.8 + 0.8 + 0.0) / 3)
 
 

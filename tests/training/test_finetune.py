@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 
 from diffembed import configs
 from diffembed.backbone import Backbone, BackboneConfig, PackedBatch, load_backbone, pack, save_backbone
-from diffembed.data.batches import PairBatch
-from diffembed.data.pair_store import Group, MixRow
+from diffembed.data.batches import Batch
+from diffembed.data.mix import Group, MixRow
 from diffembed.embedder import Embedder
 from diffembed.errors import ConfigError, DataError
 from diffembed.objectives.contrastive import info_nce
@@ -25,10 +25,14 @@ from diffembed.readout.pooling import to_vectors
 from diffembed.readout.spec import SKIPPED
 from diffembed.recipes import finetune as recipes
 from diffembed.text.tokenizer import Tokenizer
-from diffembed.training.finetune import FinetuneConfig, Prompts, main
+from diffembed.training.finetune import main, prompts_of
+from diffembed.training.finetune_config import FinetuneConfig
 from diffembed.training.gradcache import BatchLoss, Laid, loss_in_parts
 from diffembed.training.loop import LoopConfig
+from diffembed.training.losses import LossConfig
 from diffembed.training.optimizer import OptimizerConfig
+from diffembed.training.prompts import Prompts
+from diffembed.training.start import Start
 from tests.golden_curves import check_curve
 
 WORDS = ["river", "boat", "stone", "light", "number", "proof", "cell", "engine", "market", "song", "glass", "winter"]
@@ -54,9 +58,7 @@ def toy_config(**changes) -> FinetuneConfig:
         "mix": (MixRow(source="*", kind="*", weight=1.0, instruction=INSTRUCTION, passage_tokens=24),),
         "batch_pairs": 12,
         "query_tokens": 16,
-        "temperature": 0.05,
-        "false_negative_margin": 0.1,
-        "symmetric": False,
+        "loss": LossConfig(temperature=0.05, false_negative_margin=0.1),
         "instruction_share": 0.5,
         "optimizer": OptimizerConfig(peak_lr=5e-3, warmup_steps=3),
         "loop": LoopConfig(num_steps=10, checkpoint_every_steps=3),
@@ -174,11 +176,15 @@ def tokenizer() -> Tokenizer:
     return Tokenizer.train([" ".join(WORDS), INSTRUCTION], 300)
 
 
+def layer(tokenizer: Tokenizer, config: FinetuneConfig) -> Prompts:
+    return prompts_of(Start.of(config).model(tokenizer), config)
+
+
 @pytest.mark.parametrize("share", [0.0, 1.0])
 def test_layout_of_queries_and_passages(tokenizer: Tokenizer, share: float) -> None:
-    prompts = Prompts(tokenizer, toy_config(instruction_share=share))
+    prompts = layer(tokenizer, toy_config(instruction_share=share))
     queries, passages = ["river boat", "stone " * 50], ["light", "number " * 50]
-    texts = prompts.apply(PairBatch(Group(0, "toy", "k"), queries, passages), torch.Generator())
+    texts = prompts.apply(Batch(Group(0, "toy", "k"), queries, passages), torch.Generator())
     prompt = f"{INSTRUCTION}<|query|>" if share else "<|query|>"
     assert [tokenizer.decode(text.ids[: prompt_tokens(text)]) for text in texts] == [prompt, prompt, "", ""]
     assert tokenizer.decode(texts[0].ids[prompt_tokens(texts[0]) :]) == "river boat<|eos|>"
@@ -188,8 +194,8 @@ def test_layout_of_queries_and_passages(tokenizer: Tokenizer, share: float) -> N
 
 
 def test_some_queries_carry_the_instruction_and_some_do_not(tokenizer: Tokenizer) -> None:
-    prompts = Prompts(tokenizer, toy_config(instruction_share=0.5))
-    batch = PairBatch(Group(0, "toy", "k"), ["river"] * 200, ["boat"] * 200)
+    prompts = layer(tokenizer, toy_config(instruction_share=0.5))
+    batch = Batch(Group(0, "toy", "k"), ["river"] * 200, ["boat"] * 200)
     drawn = [
         [prompt_tokens(t) > 1 for t in prompts.apply(batch, torch.Generator().manual_seed(seed))[:200]]
         for seed in (0, 0, 1)
@@ -205,7 +211,7 @@ def test_the_loss_falls_and_the_model_finds_what_it_was_taught(data: Path, tmp_p
     assert first[0]["accuracy"] < 0.3
     assert np.mean([r["accuracy"] for r in last]) > 0.6
     result = json.loads((tmp_path / "run" / "result.json").read_text())
-    assert result["groups"] == {"toy toy": {"pairs": 132, "batches": 60}}
+    assert result["groups"] == {"toy toy": {"examples": 132, "batches": 60}}
     assert {"left_out", "dropped", "tokens", "seconds"} <= result.keys()
 
 
@@ -228,7 +234,8 @@ import json, os, signal, sys
 from pathlib import Path
 import torch
 from diffembed import configs, runs
-from diffembed.training.finetune import FinetuneConfig, main
+from diffembed.training.finetune import main
+from diffembed.training.finetune_config import FinetuneConfig
 
 torch.set_num_threads(1)
 log = runs.Run.log
@@ -287,8 +294,8 @@ def change_row(**changes) -> Callable[[FinetuneConfig], FinetuneConfig]:
     ("change", "complaint"),
     [
         (lambda config: replace(config, backbone=None), "needs a model to begin with"),
-        (change_row(passage_tokens=65), "needs 65 positions, the model has 64"),
-        (change_row(instruction="river boat " * 40), "the model has 64"),
+        (change_row(passage_tokens=65), "needs 65 tokens, and max_tokens is 64"),
+        (change_row(instruction="river boat " * 40), "max_tokens is 64"),
     ],
 )
 def test_a_run_that_cannot_work_leaves_nothing_behind(
@@ -317,10 +324,8 @@ def test_a_missing_data_folder_leaves_nothing_behind(tmp_path: Path) -> None:
         ({"init": "folder"}, "init brings shape and tokenizer"),
         ({"direction": "backward"}, "cannot be saved"),
         ({"mix": ()}, "mix has no row"),
-        ({"temperature": 0.0}, "temperature must be positive"),
-        ({"instruction_share": 1.5}, r"instruction_share in \[0, 1\]"),
+        ({"instruction_share": 1.5}, r"instruction_share must be in \[0, 1\]"),
         ({"batch_pairs": 1}, "at least 2"),
-        ({"false_negative_margin": -0.1}, "must not be negative"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(changes: dict, complaint: str) -> None:
@@ -351,11 +356,11 @@ def test_the_recipe_of_the_builtin_model_keeps_the_dictionary_small() -> None:
     assert max(row.passage_tokens for row in mix) >= 512
 
 
-@pytest.mark.parametrize("name", ["queries.utf8", "passages.i64", "keys.i64", "store.json"])
-def test_a_damaged_pair_store_is_named(data: Path, tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("name", ["texts.utf8", "ends.i64", "rows.i64", "keys.i64", "known.i64", "store.json"])
+def test_a_damaged_store_is_named(data: Path, tmp_path: Path, name: str) -> None:
     config = toy_config(loop=LoopConfig(num_steps=2))
     run(config, data, tmp_path / "run")
-    path = tmp_path / "run" / "pairs" / name
+    path = tmp_path / "run" / "examples" / name
     path.write_bytes(path.read_bytes()[:-8])
-    with pytest.raises(DataError, match="pairs is damaged"):
+    with pytest.raises(DataError, match="examples is damaged"):
         run(config, data, tmp_path / "run", resume=True)

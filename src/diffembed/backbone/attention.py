@@ -19,7 +19,12 @@ KEPT_WEIGHTS_MAX_LENGTH = 1024
 
 
 def attend(
-    q_THK: Tensor, k_TGK: Tensor, v_TGK: Tensor, groups: tuple[LengthGroup, ...], direction: Direction
+    q_THK: Tensor,
+    k_TGK: Tensor,
+    v_TGK: Tensor,
+    groups: tuple[LengthGroup, ...],
+    direction: Direction,
+    dropout: float = 0.0,
 ) -> Tensor:
     """Attention in which no sequence sees another one.
 
@@ -29,17 +34,18 @@ def attend(
         v_TGK: Values.
         groups: Runs of equal lengths that cover all T tokens in order.
         direction: `backward` is causal attention over the reversed sequence, which is the same sum.
+        dropout: Part of the attention weights that is set to zero, the others scaled up for it.
 
     Returns:
         (T, H * K) states in the dtype of the queries.
     """
     sizes = [group.num_tokens for group in groups]
     parts = zip(groups, q_THK.split(sizes), k_TGK.split(sizes), v_TGK.split(sizes), strict=True)
-    outputs = [_attend_group(q, k, v, group, direction) for group, q, k, v in parts]
+    outputs = [_attend_group(q, k, v, group, direction, dropout) for group, q, k, v in parts]
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
 
-def _attend_group(q: Tensor, k: Tensor, v: Tensor, group: LengthGroup, direction: Direction) -> Tensor:
+def _attend_group(q: Tensor, k: Tensor, v: Tensor, group: LengthGroup, direction: Direction, dropout: float) -> Tensor:
     shape = (group.count, group.length)
     gains_B11L = None if group.key_gains is None else group.key_gains[:, None, None]
     keep_weights = (
@@ -48,6 +54,7 @@ def _attend_group(q: Tensor, k: Tensor, v: Tensor, group: LengthGroup, direction
         and direction == "both"
         and group.length <= KEPT_WEIGHTS_MAX_LENGTH
         and gains_B11L is None
+        and not dropout
     )
     if keep_weights:
         return _KeptWeightsAttention.apply(q, k, v, shape)
@@ -59,6 +66,7 @@ def _attend_group(q: Tensor, k: Tensor, v: Tensor, group: LengthGroup, direction
         k_BGLK,
         v_BGLK,
         attn_mask=gains_B11L,
+        dropout_p=dropout,
         is_causal=direction != "both",
         enable_gqa=q_BHLK.shape[1] != k_BGLK.shape[1],
     )

@@ -105,6 +105,8 @@ class Family:
     """Our part of a weight's name -> its."""
     prefixes: tuple[str, ...] = ("", "model.")
     """What may stand before its weight names; the head has none."""
+    class_prefix: str = ""
+    """What stands before the names in the class that `AutoModel` makes of it, on which `peft` puts an adapter."""
 
 
 # Chat templates, as the tokenizers of these models have them; BOS is the tokenizer's own to add.
@@ -149,6 +151,7 @@ DREAM = Family(
     logit_shift=True,
     mask_token="<|mask|>",
     template=CHATML,
+    class_prefix="model.",  # its AutoModel has a head
     trained_tokens=2_048,  # the README; config.json says 131,072, which is Qwen2.5's
     supported={**PLAIN, "use_mrope": False},
 )
@@ -164,6 +167,7 @@ LLADA = Family(
     tie_key="weight_tying",
     names=LLADA_NAMES,
     prefixes=("model.transformer.", "transformer."),
+    class_prefix="model.transformer.",
 )
 PPLX = Family(
     name="pplx",

@@ -44,6 +44,9 @@ def rotate(x_THK: Tensor, cos_T1K: Tensor, sin_T1K: Tensor) -> Tensor:
 class Attention(nn.Module):
     """Grouped-query attention; with RMSNorm on queries and keys (Qwen3) or biases (Qwen2) where asked for."""
 
+    dropout: float = 0.0
+    """Of the attention weights, while it is in training mode."""
+
     def __init__(self, config: BackboneConfig) -> None:
         super().__init__()
         self.head_width = config.head_width
@@ -60,7 +63,8 @@ class Attention(nn.Module):
         k_TGK = self.k_norm(self.k_proj(x_TD).unflatten(-1, (-1, self.head_width)))
         v_TGK = self.v_proj(x_TD).unflatten(-1, (-1, self.head_width))
         q_THK, k_TGK = rotate(q_THK, cos_T1K, sin_T1K), rotate(k_TGK, cos_T1K, sin_T1K)
-        return self.o_proj(attend(q_THK, k_TGK, v_TGK, groups, self.direction))
+        dropout = self.dropout if self.training else 0.0
+        return self.o_proj(attend(q_THK, k_TGK, v_TGK, groups, self.direction, dropout))
 
 
 class GatedMLP(nn.Module):

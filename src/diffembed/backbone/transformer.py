@@ -38,6 +38,11 @@ class Backbone(nn.Module):
         backbone.load_state_dict(weights, assign=True)
         return backbone
 
+    def set_attention_dropout(self, share: float) -> None:
+        """Set this part of the attention weights to zero whenever it is in training mode."""
+        for layer in self.layers:
+            layer.self_attn.dropout = share  # type: ignore[union-attr]
+
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator) -> None:
         """Draw fresh weights. Projections into the residual stream are scaled down by its depth (GPT-2)."""

@@ -4,6 +4,9 @@ from dataclasses import dataclass
 
 from diffembed.errors import DataError
 
+SAME_TEXT = "simcse"
+"""Kind of the examples whose query and answer are one text, told apart by dropout alone (SimCSE, arXiv:2104.08821)."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Example:

@@ -25,7 +25,7 @@ from diffembed.embedder.chunks import Chunk, ChunkLayout, Chunks, lay_out_chunks
 from diffembed.embedder.chunks import batches as batches_of_chunks
 from diffembed.embedder.explain import Explanation, TokenShare, check_texts, share_out
 from diffembed.embedder.forecast import Forecast, forecast
-from diffembed.embedder.layout import OVERFLOWS, Frame, Layout, Overflow, count, lay_out, read_chunks, sum_up
+from diffembed.embedder.layout import OVERFLOWS, Layout, Overflow, count, lay_out, read_chunks, sum_up
 from diffembed.embedder.locate import fingerprint
 from diffembed.embedder.model import Model
 from diffembed.embedder.placement import number_format, place
@@ -248,7 +248,7 @@ class Embedder:
     @property
     def document_tokens(self) -> int:
         """Tokens of a document that are read at a time: the limit without prompt and suffix."""
-        return self._frame("document").room(self.tokenizer.frame([""], *self._around("document", None))[0])
+        return self._model.frame("document").room(self.tokenizer.frame([""], *self._around("document", None))[0])
 
     @property
     def direction(self) -> Direction:
@@ -364,7 +364,7 @@ class Embedder:
         check_output(dims, precision, width=self.dims)
         if overflow not in OVERFLOWS:
             raise ConfigError(f"overflow is {overflow!r}", hint=f"allowed: {', '.join(OVERFLOWS)}")
-        around, frame = self._around(role, instruction), self._frame(role)
+        around, frame = self._around(role, instruction), self._model.frame(role)
         if self._workers is not None:
             encoded = self._workers.embed(
                 texts,
@@ -417,7 +417,7 @@ class Embedder:
             DataError: A text is no string.
         """
         layouts, lengths = [], []
-        around, frame = self._around(role, None), self._frame(role)
+        around, frame = self._around(role, None), self._model.frame(role)
         for first, chunk in read_chunks(texts):
             layout = lay_out(self.tokenizer.frame(chunk, *around), frame, first=first, overflow="window")
             lengths += [len(piece.ids) for piece in layout.pieces]
@@ -487,7 +487,7 @@ class Embedder:
         self, documents: Sequence[tuple[str, Sequence[int]]], chunk_tokens: int, contextual: bool, dims: int | None
     ) -> list[Chunks]:
         started = time.perf_counter()
-        around, frame = self._around("document", None), self._frame("document")
+        around, frame = self._around("document", None), self._model.frame("document")
         layouts = [
             lay_out_chunks(
                 document,
@@ -553,7 +553,7 @@ class Embedder:
         def shares(text: str, role: Role, own: NDArray[np.float32], other: NDArray[np.float32]) -> list[TokenShare]:
             around = self._around(role, instruction if role == "query" else None)
             [framed] = self.tokenizer.frame([text], *around, spans=True)
-            return share_out(text, framed, self._frame(role), own, other, reader=self._reader, centred=centred)
+            return share_out(text, framed, self._model.frame(role), own, other, reader=self._reader, centred=centred)
 
         return Explanation(
             score=float(asked @ found),
@@ -598,16 +598,6 @@ class Embedder:
             raise CheckpointError("this embedder was loaded without an adapter", hint="use save")
         exact = Embedder(self._model, dtype=torch.float32, device=torch.device("cpu"))
         adapters.write_adapter(self._adapter, self._model, Path(path), golden.make(exact))
-
-    def _frame(self, role: Role | None) -> Frame:
-        tokenizer, num_masks = self.tokenizer, self.readout.num_masks(role)
-        return Frame(
-            prefix=tokenizer.prefix,
-            masks=[tokenizer.mask_token_id] * num_masks if num_masks else [],
-            suffix=tokenizer.suffix,
-            stand_in=tokenizer.filler if num_masks else tokenizer.stand_in,
-            max_tokens=self.max_tokens,
-        )
 
     def _around(self, role: Role | None, instruction: str | None) -> tuple[str, str]:
         """What stands before and behind a text."""

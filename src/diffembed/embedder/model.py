@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from diffembed.backbone import Backbone
+from diffembed.embedder.layout import Frame
 from diffembed.errors import CheckpointError, DataError
 from diffembed.readout.spec import Readout
 from diffembed.text.instructions import DEFAULT_PROMPTS, FOREIGN_FORMAT, OWN_FORMAT, ROLES, TEXT_SLOT, Role, around
@@ -47,6 +48,17 @@ class Model:
         """What stands before a text of that role, and what behind."""
         prompt = "" if role is None else self.prompts.get(role, "")
         return around(self.template, prompt, instruction, self.instruction_format)
+
+    def frame(self, role: Role | None) -> Frame:
+        """What else stands around a text of that role: what the tokenizer puts there, and mask tokens."""
+        tokenizer, num_masks = self.tokenizer, self.readout.num_masks(role)
+        return Frame(
+            prefix=tokenizer.prefix,
+            masks=[tokenizer.mask_token_id] * num_masks if num_masks else [],
+            suffix=tokenizer.suffix,
+            stand_in=tokenizer.filler if num_masks else tokenizer.stand_in,
+            max_tokens=self.max_tokens,
+        )
 
     @property
     def instruction_format(self) -> str:

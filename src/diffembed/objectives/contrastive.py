@@ -243,28 +243,21 @@ def contextual(
 
 
 @torch.no_grad()
-def in_batch_accuracy(
-    query_BE: Tensor, passage_PE: Tensor, positive_B: Tensor, is_ignored_BP: Tensor | None = None
-) -> float:
-    """Share of the queries whose own passage has the highest cosine of all P; a passage that ties counts against it."""
-    cosine_BP = query_BE @ passage_PE.T
-    own_B1 = cosine_BP.gather(1, positive_B[:, None])
-    is_as_near_BP = cosine_BP >= own_B1
+def accuracy(scores_BP: Tensor, positive_B: Tensor, is_ignored_BP: Tensor | None = None) -> float:
+    """Share of the queries whose own passage has the highest score of all P; a passage that ties counts against it."""
+    is_as_near_BP = scores_BP >= scores_BP.gather(1, positive_B[:, None])
     if is_ignored_BP is not None:
         is_as_near_BP = is_as_near_BP & ~is_ignored_BP
     return float((is_as_near_BP.sum(dim=1) == 1).float().mean())
 
 
 @torch.no_grad()
-def similarities(
-    query_BE: Tensor, passage_PE: Tensor, positive_B: Tensor, is_ignored_BP: Tensor | None = None
-) -> tuple[float, float]:
-    """Mean cosine with the own passages, and with all others that are not ignored; NaN where there are none."""
-    cosine_BP = query_BE @ passage_PE.T
-    is_other_BP = torch.ones_like(cosine_BP, dtype=torch.bool).scatter_(1, positive_B[:, None], False)
+def similarities(scores_BP: Tensor, positive_B: Tensor, is_ignored_BP: Tensor | None = None) -> tuple[float, float]:
+    """Mean score of the own passages, and of all others that are not ignored; NaN where there are none."""
+    is_other_BP = torch.ones_like(scores_BP, dtype=torch.bool).scatter_(1, positive_B[:, None], False)
     if is_ignored_BP is not None:
         is_other_BP &= ~is_ignored_BP
-    return float(cosine_BP.gather(1, positive_B[:, None]).mean()), float(cosine_BP[is_other_BP].mean())
+    return float(scores_BP.gather(1, positive_B[:, None]).mean()), float(scores_BP[is_other_BP].mean())
 
 
 def _check_ignored(is_ignored_BP: Tensor, scores_BP: Tensor, positive_B: Tensor) -> None:

@@ -2,10 +2,11 @@
 
 from dataclasses import replace
 
-from diffembed.data.pair_store import ANY, MixRow
+from diffembed.data.mix import ANY, MixRow
 from diffembed.recipes import pretrain
-from diffembed.training.finetune import FinetuneConfig
+from diffembed.training.finetune_config import FinetuneConfig
 from diffembed.training.loop import LoopConfig
+from diffembed.training.losses import LossConfig
 from diffembed.training.optimizer import OptimizerConfig
 
 # Source, kind, weight, passage tokens, instruction. Steps have about equal tokens whatever the row, so that short
@@ -71,9 +72,7 @@ def smoke() -> FinetuneConfig:
         mix=(MixRow(source=ANY, kind=ANY, weight=1.0, passage_tokens=48, instruction="Find the docstring"),),
         batch_pairs=32,
         query_tokens=16,
-        temperature=0.05,
-        false_negative_margin=None,
-        symmetric=False,
+        loss=LossConfig(temperature=0.05),
         instruction_share=0.5,
         optimizer=OptimizerConfig(peak_lr=5e-4, warmup_steps=10),
         loop=LoopConfig(num_steps=40),
@@ -94,9 +93,8 @@ def builtin() -> FinetuneConfig:
         mix=MIX,
         batch_pairs=256,
         query_tokens=64,
-        temperature=0.05,
-        false_negative_margin=None,  # 0.1 hides more than half of a fresh model's loss: its worst mistakes
-        symmetric=True,
+        # No false_negative_margin: 0.1 hides more than half of a fresh model's loss, its worst mistakes.
+        loss=LossConfig(temperature=0.05, symmetric=True),
         instruction_share=0.5,
         optimizer=OptimizerConfig(peak_lr=5e-4, warmup_steps=25, decay_share=0.5),
         loop=LoopConfig(num_steps=800),

@@ -83,9 +83,8 @@ def loss_in_parts(
         device: Where the backbone is.
     """
     rank, world = (0, 1) if ranks is None else (ranks.rank, ranks.world)
-    # 1. forward; sorted by length, so that a chunk has few groups of equal lengths
-    order = sorted(range(len(texts)), key=lambda number: len(texts[number].ids))
-    chunks = [order[rows] for rows in split_by_tokens([len(texts[number].ids) for number in order], chunk_tokens)]
+    # 1. forward
+    order, chunks = _cut(texts, chunk_tokens)
     seeds = torch.randint(LARGEST_SEED, (len(chunks),), generator=generator).tolist()
     shares = [range(first, len(chunks), world) for first in range(world)]
     own = [_Chunk.make([texts[number] for number in chunks[each]], seeds[each], device) for each in shares[rank]]
@@ -119,6 +118,23 @@ def loss_in_parts(
         else:
             yield PartialLoss((rows_BD * 0).sum(), 0, extra)
         extra = {}
+
+
+@torch.no_grad()
+def read_out(
+    backbone: Backbone, texts: Sequence[Laid], *, chunk_tokens: int, device: torch.device | str = "cpu"
+) -> Tensor:
+    """The (texts, D) fp32 means of texts with one vector each, without a way back."""
+    order, chunks = _cut(texts, chunk_tokens)
+    rows = [_Chunk.make([texts[number] for number in chunk], 0, device).embed(backbone) for chunk in chunks]
+    rows_ND = torch.cat(rows)
+    return torch.empty_like(rows_ND).index_copy_(0, torch.tensor(order, device=rows_ND.device), rows_ND)
+
+
+def _cut(texts: Sequence[Laid], chunk_tokens: int) -> tuple[list[int], list[list[int]]]:
+    """Numbers of the texts sorted by length, so that a chunk has few groups of equal lengths; and that in chunks."""
+    order = sorted(range(len(texts)), key=lambda number: len(texts[number].ids))
+    return order, [order[rows] for rows in split_by_tokens([len(texts[number].ids) for number in order], chunk_tokens)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,6 @@
 """Weights, gradients and optimizer state spread over the ranks (FSDP2): for models that one GPU cannot train."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -42,10 +43,14 @@ def _sum(module: "FSDPModule") -> None:
     module.set_force_sum_reduction_for_comms(True)  # a plain sum, which every backend knows
 
 
-def whole_weights(module: nn.Module, dtype: torch.dtype, ranks: Ranks) -> dict[str, Tensor]:
-    """All weights, put together on the main rank's CPU in `dtype`; the others help and get nothing."""
+def whole_weights(
+    module: nn.Module, dtype: torch.dtype, ranks: Ranks, is_wanted: Callable[[str], bool] = lambda name: True
+) -> dict[str, Tensor]:
+    """Weights by name, put together on the main rank's CPU in `dtype`; the others help and get nothing."""
     found = {}
     for name, tensor in module.state_dict().items():
+        if not is_wanted(name):
+            continue
         whole = tensor.full_tensor() if is_sharded(tensor) else tensor
         if ranks.is_main:
             found[name] = whole.detach().to("cpu", dtype)
