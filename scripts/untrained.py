@@ -14,7 +14,7 @@ from pathlib import Path
 from diffembed.embedder import Embedder
 from diffembed.errors import ConfigError, DiffembedError
 from diffembed.recipes import finetune
-from diffembed.training.finetune import starting_point
+from diffembed.training.start import Start
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,9 +38,9 @@ def untrained(tokenizer: Path) -> Embedder:
     Raises:
         CheckpointError: There is no tokenizer in that folder.
     """
-    backbone, known = starting_point(replace(finetune.builtin_scratch(), tokenizer_from=str(tokenizer)))
-    assert known is not None, "tokenizer_from was given"
-    return Embedder.from_backbone(backbone, known, max_tokens=backbone.config.max_positions)
+    start = Start.of(replace(finetune.builtin_scratch(), tokenizer_from=str(tokenizer)))
+    assert start.tokenizer is not None, "tokenizer_from was given"
+    return Embedder.from_backbone(start.backbone, start.tokenizer, max_tokens=start.facts["max_tokens"])
 
 
 if __name__ == "__main__":

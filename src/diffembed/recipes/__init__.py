@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from diffembed.errors import ConfigError
@@ -20,15 +21,37 @@ def pretraining() -> dict[str, Callable[[], Any]]:
 
 
 def finetuning() -> dict[str, Callable[[], Any]]:
-    """Recipes of `diffembed finetune`, by name."""
-    from diffembed.recipes import finetune
+    """Recipes of `diffembed finetune`, by name; those of a paper come for each base that it compares."""
+    from diffembed.recipes import finetune, llm2vec, paper, pplx
 
-    return {
+    found: dict[str, Callable[[], Any]] = {
         "smoke": finetune.smoke,
         "builtin": finetune.builtin,
         "builtin-scratch": finetune.builtin_scratch,
         "builtin-gpu": finetune.builtin_gpu,
     }
+    bases = list(paper.BASES)
+    for name, recipe in (
+        ("diffembed-long", paper.diffembed_long),
+        ("diffembed-reason", paper.diffembed_reason),
+        ("diffembed-instruct", paper.diffembed_instruct),
+    ):
+        found |= _for_bases(name, recipe, bases)
+    for name, recipe in (
+        ("llm2vec-simcse", llm2vec.llm2vec_simcse),
+        ("llm2vec-supervised", llm2vec.llm2vec_supervised),
+    ):
+        found |= _for_bases(name, recipe, ["llama3", "mistral", "qwen2.5"])
+    return found | {
+        "pplx-pairs": pplx.pplx_pairs,
+        "pplx-contextual": pplx.pplx_contextual,
+        "pplx-triplets": pplx.pplx_triplets,
+    }
+
+
+def _for_bases(name: str, recipe: Callable[..., Any], bases: list[Any]) -> dict[str, Callable[[], Any]]:
+    """The bare name is that of the first base."""
+    return {name: partial(recipe, bases[0])} | {f"{name}-{base}": partial(recipe, base) for base in bases[1:]}
 
 
 TABLES = {"pretrain": pretraining, "finetune": finetuning}
