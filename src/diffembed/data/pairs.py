@@ -9,12 +9,13 @@ What a source gives depends on the files it has, never on its name:
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from diffembed.data.docstrings import read_docstrings
-from diffembed.data.sources import Document, Section, Source, find_sources, read_rows
+from diffembed.data.examples import Example
+from diffembed.data.sources import Document, Row, Section, Source, find_sources, read_rows
 
 DOCSTRINGS = "docstrings"
 """Source name of the pairs that come from the standard library."""
@@ -50,6 +51,16 @@ class Pair:
     source: str
     kind: str
     topic: str | None = None
+
+    def example(self) -> Example:
+        """The pair as what a fine-tuning trains on.
+
+        Raises:
+            DataError: A text is blank.
+        """
+        return Example(
+            query=self.query, positives=(self.passage,), source=self.source, kind=self.kind, topic=self.topic
+        )
 
 
 def read_pairs(folder: Path | str) -> Iterator[Pair]:
@@ -114,19 +125,63 @@ def document_pairs(document: Document, source: str) -> Iterator[Pair]:
     yield from _lead_pair(document.sections, source)
 
 
-def concept_pairs(problems: Path, definitions: Path, source: str) -> Iterator[Pair]:
+def ready_pair(row: Row, source: str) -> Pair:
+    """The pair that a row of `pairs.jsonl` holds.
+
+    Raises:
+        DataError: A field is missing or no text.
+    """
+    return Pair(row.text("q"), row.text("p"), source, row.text("kind"))
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A row of `problems.jsonl`.
+
+    Attributes:
+        concept: That it is about.
+        text: Asks.
+        solution: Answers.
+        is_solved: Whether its authors' check let the solution pass; a refused one asks but does not answer.
+    """
+
+    concept: str
+    text: str
+    solution: str
+    is_solved: bool
+
+    @classmethod
+    def from_row(cls, row: Row) -> "Problem":
+        """Read a row.
+
+        Raises:
+            DataError: A field is missing or no text, or the problem is blank.
+        """
+        is_solved = bool(row.values.get("check_ok", True))
+        return cls(row.text("concept"), row.filled("problem"), row.text("solution"), is_solved)
+
+
+def definition_of(row: Row) -> tuple[str, str]:
+    """Concept and definition of a row of `definitions.jsonl`.
+
+    Raises:
+        DataError: A field is missing or no text, or the definition is blank.
+    """
+    return row.text("concept"), row.filled("definition")
+
+
+def concept_pairs(problems: Iterable[Problem], definitions: Iterable[tuple[str, str]], source: str) -> Iterator[Pair]:
     """Problem -> definition of its concept, and problem -> the next solved problem of the same concept.
 
-    A solution that its authors' check refused (`check_ok` false) asks but does not answer.
+    All of them are in memory, since those of a concept may lie anywhere.
     """
-    texts = {row.text("concept"): row.text("definition") for row in read_rows(definitions)}
+    texts = dict(definitions)
     asked: dict[str, list[str]] = {}
     solved: dict[str, list[tuple[str, str]]] = {}
-    for row in read_rows(problems):
-        concept, problem, solution = (row.text(key) for key in ("concept", "problem", "solution"))
-        asked.setdefault(concept, []).append(problem)
-        if row.values.get("check_ok", True):
-            solved.setdefault(concept, []).append((problem, solution))
+    for each in problems:
+        asked.setdefault(each.concept, []).append(each.text)
+        if each.is_solved:
+            solved.setdefault(each.concept, []).append((each.text, each.solution))
     for concept, problems_of in asked.items():
         answers = solved.get(concept, [])
         for number, problem in enumerate(problems_of):
@@ -139,13 +194,13 @@ def concept_pairs(problems: Path, definitions: Path, source: str) -> Iterator[Pa
 
 def _pairs_of(source: Source) -> Iterator[Pair]:
     if source.pairs:
-        for row in read_rows(source.pairs):
-            yield Pair(row.text("q"), row.text("p"), source.name, row.text("kind"))
+        yield from (ready_pair(row, source.name) for row in read_rows(source.pairs))
     elif source.docs:
         for row in read_rows(source.docs):
             yield from document_pairs(Document.from_row(row), source.name)
     if source.problems and source.definitions:
-        yield from concept_pairs(source.problems, source.definitions, source.name)
+        problems = map(Problem.from_row, read_rows(source.problems))
+        yield from concept_pairs(problems, map(definition_of, read_rows(source.definitions)), source.name)
 
 
 def _asks(sentence: str) -> bool:

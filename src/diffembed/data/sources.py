@@ -21,6 +21,8 @@ from typing import Any, BinaryIO
 from diffembed.errors import DataError
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.xz")
+STEMS = ("docs", "pairs", "problems", "definitions")
+"""Of the files of a source."""
 MOST_LINE_BYTES = 16_000_000
 """Of a line, unpacked: a small archive can hold one of any length, and once parsed it takes up to thirty times as much.
 A long novel has room, also where each of its letters is spelled \\uXXXX."""
@@ -53,6 +55,17 @@ class Row:
         value = self.values.get(key)
         if not isinstance(value, str):
             raise DataError(f"{self.place} has no text `{key}`", hint=f"every row needs a string `{key}`")
+        return value
+
+    def filled(self, key: str) -> str:
+        """A text field that is not blank.
+
+        Raises:
+            DataError: The field is missing, not a string, or blank.
+        """
+        value = self.text(key)
+        if not value.strip():
+            raise DataError(f"{self.place}: `{key}` is blank: {value[:60]!r}", hint="mend or remove the row")
         return value
 
 
@@ -105,8 +118,12 @@ class Document:
         return "\n".join(part for part in parts if part)
 
 
-def find_sources(folder: Path | str) -> list[Source]:
+def find_sources(folder: Path | str, name: str | None = None) -> list[Source]:
     """List the sources below a data folder, by name.
+
+    Args:
+        folder: Of sources, or one itself.
+        name: Of the source that the folder is itself; None: the folder's.
 
     Raises:
         DataError: The folder is missing or holds no source.
@@ -114,11 +131,10 @@ def find_sources(folder: Path | str) -> list[Source]:
     folder = Path(folder)
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder", hint="give --data a folder of sources (docs.jsonl, pairs.jsonl)")
-    candidates = [folder, *sorted(path for path in folder.iterdir() if path.is_dir())]
-    stems = ("docs", "pairs", "problems", "definitions")
-    names = [folder.resolve().name, *(path.name for path in candidates[1:])]
+    candidates = _candidates(folder)
+    names = [name or folder.resolve().name, *(path.name for path in candidates[1:])]
     sources = [
-        Source(name, *(_pick(path, stem) for stem in stems)) for name, path in zip(names, candidates, strict=True)
+        Source(name, *(_pick(path, stem) for stem in STEMS)) for name, path in zip(names, candidates, strict=True)
     ]
     for source in sources:
         if bool(source.problems) != bool(source.definitions):
@@ -134,6 +150,11 @@ def find_sources(folder: Path | str) -> list[Source]:
     return sources
 
 
+def has_sources(folder: Path) -> bool:
+    """Whether a folder or one of its sub-folders has a file that makes it a source."""
+    return any(_pick(path, stem) for path in _candidates(folder) for stem in STEMS)
+
+
 def describe_files(folder: Path | str) -> dict[str, str]:
     """SHA-256 of each file that the sources of a data folder are read from, by its path below the folder."""
     digests = {}
@@ -145,12 +166,13 @@ def describe_files(folder: Path | str) -> dict[str, str]:
     return digests
 
 
-def read_lines(path: Path, opened: BinaryIO | None = None) -> Iterator[tuple[str, str]]:
+def read_lines(path: Path, opened: BinaryIO | None = None, *, as_they_are: bool = False) -> Iterator[tuple[str, str]]:
     """Yield (place, line) for each line that is not blank; the place is `file:line`, for messages.
 
     Args:
         path: The suffix says how it is packed.
         opened: The file, where it is open already; is left open.
+        as_they_are: Yield blank lines too, and each line with its end.
 
     Raises:
         DataError: The file cannot be read or decompressed, is not UTF-8, or has a line over 16 MB; names file and line.
@@ -165,8 +187,9 @@ def read_lines(path: Path, opened: BinaryIO | None = None) -> Iterator[tuple[str
                     raise DataError(
                         f"{path}:{number} is longer than {MOST_LINE_BYTES / 1e6:g} MB", hint="write one row a line"
                     )
-                if line.strip():
-                    yield f"{path}:{number}", line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+                if as_they_are or line.strip():
+                    text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+                    yield f"{path}:{number}", text if as_they_are else text.rstrip("\r\n")
     except UnicodeDecodeError as error:
         raise DataError(f"{path}:{number} is not UTF-8: {error.reason}", hint="save the file as UTF-8") from None
     except (EOFError, lzma.LZMAError, gzip.BadGzipFile, zlib.error) as error:
@@ -221,6 +244,10 @@ def _section(values: dict[str, Any], place: str) -> Section:
         if not isinstance(part, str):
             raise DataError(f"{place} has a section whose `{key}` is no text", hint="sections are [{h, sub, text}]")
     return Section(*parts)
+
+
+def _candidates(folder: Path) -> list[Path]:
+    return [folder, *sorted(path for path in folder.iterdir() if path.is_dir())]
 
 
 def _pick(folder: Path, stem: str) -> Path | None:
