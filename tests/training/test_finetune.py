@@ -313,7 +313,7 @@ def test_a_run_that_cannot_work_leaves_nothing_behind(
 
 
 def test_a_missing_data_folder_leaves_nothing_behind(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="is not a folder"):
+    with pytest.raises(DataError, match="there is no file and no folder"):
         run(toy_config(), tmp_path / "none", tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -82,6 +82,7 @@ class ExampleStore:
         max_chars: Sequence[int],
         *,
         least_negatives: int = 0,
+        skipped: Mapping[str, int] | None = None,
     ) -> "ExampleStore":
         """Write examples into a folder. The small JSON file comes last and says that the store is whole.
 
@@ -91,6 +92,7 @@ class ExampleStore:
             mix: Rows that say which examples are wanted.
             max_chars: For each row, how much of a passage can matter; the rest is not kept.
             least_negatives: Examples with fewer hard negatives are dropped.
+            skipped: What whoever reads the examples counts meanwhile; is added to what was dropped.
 
         Raises:
             DataError: No example fits any row, or they have too many instructions.
@@ -110,7 +112,7 @@ class ExampleStore:
                 for group in writer.groups
             ],
             "counts": writer.counts,
-            "dropped": dict(writer.dropped),
+            "dropped": dict(writer.dropped + Counter(skipped)),
             "sizes": _sizes(folder),
         }
         write_whole(folder / STORE_FILE, json.dumps(facts, indent=2) + "\n")

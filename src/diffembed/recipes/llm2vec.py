@@ -57,8 +57,8 @@ def llm2vec_supervised(base: Base = "llama3") -> FinetuneConfig:
 def llm2vec_simcse(base: Base = "llama3") -> FinetuneConfig:
     """Step 2: a sentence must find itself among others, read twice with other dropout (SimCSE, arXiv:2104.08821).
 
-    `diffembed finetune llm2vec-simcse --data sentences.txt --out RUN --set adapter=MNTP/adapter`, with a sentence a line;
-    `llm2vec-simcse-mistral` and `-qwen2.5` for the other bases.
+    `diffembed finetune llm2vec-simcse --data sentences.txt --out RUN --set adapter=MNTP/adapter`, with a sentence a
+    line; `llm2vec-simcse-mistral` and `-qwen2.5` for the other bases.
 
     Hardware: LLM2Vec's is one A100 (80 GB), 3 hours. Score in its paper, without step 3: MTEB 56.23 for Llama 3.
     Departs: its dropout of 0.3 is that of attention, as here; the adapter's stays at 0.05.

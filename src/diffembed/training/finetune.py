@@ -1,6 +1,7 @@
 """Fine-tune a backbone into an embedder: contrastive learning on queries with their passages and hard negatives."""
 
 import shutil
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -17,8 +18,8 @@ from diffembed.backbone.transformer import Backbone
 from diffembed.data.batches import Batch, ExampleBatches
 from diffembed.data.example_store import ExampleStore
 from diffembed.data.examples import Example
-from diffembed.data.pairs import Pair, docstring_pairs, read_pairs
-from diffembed.data.sources import describe_files
+from diffembed.data.pairs import docstring_pairs
+from diffembed.data.readers import describe_data, read_examples
 from diffembed.embedder import Embedder, golden
 from diffembed.embedder.adapters import load_with_adapter, write_adapter
 from diffembed.embedder.model import Model
@@ -47,12 +48,15 @@ TOKENIZER_EXAMPLES = 100_000
 LARGEST = 2**40
 
 
-def main(config: FinetuneConfig, *, data: Path | None, out: Path, resume: bool = False, command: list[str]) -> Path:
+def main(
+    config: FinetuneConfig, *, data: Path | str | None, out: Path, resume: bool = False, command: list[str]
+) -> Path:
     """Run a fine-tuning; the model ends in `out/model`, an adapter in `out/adapter`.
 
     Args:
         config: The whole configuration.
-        data: Where the examples are; None where the configuration allows docstrings.
+        data: File, folder, or data set of the hub with its commit, as for `read_examples`; None where the configuration
+            allows docstrings.
         out: Run directory.
         resume: Go on with a stopped run.
         command: The command line, for the record.
@@ -68,7 +72,9 @@ def main(config: FinetuneConfig, *, data: Path | None, out: Path, resume: bool =
         return _run(config, data, out, resume, command, ranks)
 
 
-def _run(config: FinetuneConfig, data: Path | None, out: Path, resume: bool, command: list[str], ranks: Ranks) -> Path:
+def _run(
+    config: FinetuneConfig, data: Path | str | None, out: Path, resume: bool, command: list[str], ranks: Ranks
+) -> Path:
     hardware.keep_freed_memory()
     hardware.limit_threads()
     dtype = config.dtype or hardware.default_dtype_name(ranks.device.type)
@@ -76,12 +82,13 @@ def _run(config: FinetuneConfig, data: Path | None, out: Path, resume: bool, com
     start = Start.of(config)
     if start.tokenizer is not None:
         prompts_of(start.model(start.tokenizer), config).check_fit()
-    examples = _as_examples(read_pairs(data) if data is not None else docstring_pairs())
-    env = {**hardware.describe(), "data": describe_files(data) if data is not None else "docstrings"}
+    skipped = Counter[str]()
+    examples, files = _read(config, data, skipped)
+    env = {**hardware.describe(), "data": files}
     run = ranks.open_run(out, config=configs.to_dict(config), command=command, env=env, resume=resume)
 
     def prepare() -> tuple[ExampleStore, Tokenizer]:
-        store = _open_store(run.path / "examples", examples, config)
+        store = _open_store(run.path / "examples", examples, skipped, config)
         return store, start.tokenizer or _own_tokenizer(run.path / "tokenizer", store, start.vocab_size)
 
     with run.preparing():
@@ -214,8 +221,14 @@ def prompts_of(model: Model, config: FinetuneConfig) -> Prompts:
     return Prompts(model, config.mix, query_tokens=config.query_tokens, instruction_share=config.instruction_share)
 
 
-def _as_examples(pairs: Iterator[Pair]) -> Iterator[Example]:
-    return (Example(query=p.query, positives=(p.passage,), source=p.source, kind=p.kind, topic=p.topic) for p in pairs)
+def _read(
+    config: FinetuneConfig, data: Path | str | None, skipped: Counter[str]
+) -> tuple[Iterator[Example], dict[str, str] | str]:
+    """The examples, and which files they come from."""
+    if data is None:
+        return (pair.example() for pair in docstring_pairs()), "docstrings"
+    asked = {"layout": config.layout, "split": config.split}
+    return read_examples(data, on_bad_row=config.on_bad_row, skipped=skipped, **asked), describe_data(data, **asked)
 
 
 def _load_teacher(config: FinetuneConfig, model: Model, ranks: Ranks) -> Embedder | None:
@@ -232,12 +245,16 @@ def _load_teacher(config: FinetuneConfig, model: Model, ranks: Ranks) -> Embedde
     return teacher
 
 
-def _open_store(folder: Path, examples: Iterator[Example], config: FinetuneConfig) -> ExampleStore:
+def _open_store(
+    folder: Path, examples: Iterator[Example], skipped: Counter[str], config: FinetuneConfig
+) -> ExampleStore:
     store = ExampleStore.open(folder)
     if store is None:
         say("reading examples")
         max_chars = [row.passage_tokens * MAX_CHARS_PER_TOKEN for row in config.mix]
-        store = ExampleStore.build(folder, examples, config.mix, max_chars, least_negatives=config.least_negatives)
+        store = ExampleStore.build(
+            folder, examples, config.mix, max_chars, least_negatives=config.least_negatives, skipped=skipped
+        )
     return store
 
 

@@ -41,6 +41,8 @@ class FinetuneConfig:
     """Longest sequence of the model that is saved; None: as `init` says."""
     layout: str | None = None
     """Of the data, where its files don't show it; see the data page in docs/."""
+    split: str = "train"
+    """Of data that comes in splits."""
     on_bad_row: Literal["error", "skip"] = "error"
     """A row that cannot be used ends the run before it begins, or is counted and left out."""
     mix: tuple[MixRow, ...]
