@@ -178,8 +178,8 @@ def make_texts(args: argparse.Namespace, length: int, number: int) -> list[str]:
 class Worker:
     """An engine in its own process; it sleeps while others work."""
 
-    def __init__(self, engine: str) -> None:
-        command = [sys.executable, __file__, *sys.argv[1:], "--worker", engine]
+    def __init__(self, engine: str, script: str = __file__) -> None:
+        command = [sys.executable, script, *sys.argv[1:], "--worker", engine]
         environment = os.environ | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "true"}
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment

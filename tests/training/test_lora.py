@@ -180,6 +180,17 @@ def test_resumed_it_is_the_same_run(base: Path, data: Path, tmp_path: Path) -> N
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
+def test_chunks_recomputed_or_checkpointed_are_the_same_run(base: Path, data: Path, tmp_path: Path) -> None:
+    """With the adapter's dropout, instructions and prefixes: what is kept in the graph changes nothing."""
+    config = settings(base, chunk_tokens=64, loss=LossConfig(temperature=0.05, matryoshka_dims=(8, 16)))
+    run(config, data, tmp_path / "kept")
+    wanted = [loss for _, loss in losses(tmp_path / "kept")]
+    for recompute, checkpoints in ((True, False), (False, True), (True, True)):
+        out = tmp_path / f"{recompute} {checkpoints}"
+        run(replace(config, recompute=recompute, checkpoint_layers=checkpoints), data, out)
+        assert [loss for _, loss in losses(out)] == pytest.approx(wanted, abs=1e-6)
+
+
 CHILD = """
     import sys, warnings
     from pathlib import Path

@@ -11,18 +11,20 @@ from diffembed.training.pretrain import PretrainConfig, main
 SENTENCE = "model token noise mask layer width state vector query text bound step loss rate"
 WORDS = SENTENCE.split()
 
-# What a child process runs: settings, data and run directory are its arguments. It resumes what there is.
+# What a child process runs: settings, data (or -), run directory and verb are its arguments. It resumes what there is.
 CHILD = """
     import sys
+    from importlib import import_module
     from pathlib import Path
     import torch
     torch.set_num_threads(1)
-    from diffembed import configs
+    from diffembed import configs, recipes
     from diffembed.cli.frame import report
-    from diffembed.training.pretrain import PretrainConfig, main
-    settings = configs.from_dict(PretrainConfig, configs.read_json(Path(sys.argv[1])))
+    path, data, out, verb = [*sys.argv[1:], "pretrain"][:4]
+    settings = configs.from_dict(type(recipes.TABLES[verb]()["smoke"]()), configs.read_json(Path(path)))
+    main = import_module(f"diffembed.training.{verb}").main
     try:
-        main(settings, data=Path(sys.argv[2]), out=Path(sys.argv[3]), resume=True, command=["test"])
+        main(settings, data=None if data == "-" else Path(data), out=Path(out), resume=True, command=["test"])
     except BaseException as error:
         sys.exit(report(error))
 """
