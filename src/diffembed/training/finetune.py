@@ -105,14 +105,11 @@ def _run(
             negatives=config.negatives,
             draws_negatives=config.draws_negatives,
         )
+        backbone = _trainable(model.backbone, config, ranks)
+        fitting = _Fitting(backbone, prompts, batches, config, model.readout, ranks)
+        validation = Validation(config.validation, fitting.encode, ranks) if config.validation else None
     if ranks.is_main:
         announce(run, _summary(store, batches, config))
-    backbone = model.backbone.to(device=ranks.device, dtype=getattr(torch, dtype)).requires_grad_(True).train()
-    backbone.checkpoint_layers = config.checkpoint_layers
-    backbone.set_attention_dropout(config.attention_dropout)
-    if config.lora:
-        lora.attach(backbone, config.lora, seed=config.loop.seed)
-    fitting = _Fitting(backbone, prompts, batches, config, model.readout, ranks)
     facts = train(
         run,
         backbone,
@@ -122,7 +119,7 @@ def _run(
         optimizer_config=config.optimizer,
         ranks=ranks,
         describe_batch=fitting.describe,
-        validation=Validation(config.validation, fitting.encode, ranks) if config.validation else None,
+        validation=validation,
     )
     trained = {
         "objective": config.loss.name,
@@ -140,6 +137,17 @@ def _run(
         **facts,
     )
     return path
+
+
+def _trainable(backbone: Backbone, config: FinetuneConfig, ranks: Ranks) -> Backbone:
+    """A backbone where it is trained, with its adapter if it gets one."""
+    backbone = backbone.to(device=ranks.device, dtype=getattr(torch, config.dtype or "float32"))
+    backbone.requires_grad_(True).train()
+    backbone.checkpoint_layers = config.checkpoint_layers
+    backbone.set_attention_dropout(config.attention_dropout)
+    if config.lora:
+        lora.attach(backbone, config.lora, seed=config.loop.seed)
+    return backbone
 
 
 class _Fitting:
