@@ -197,7 +197,7 @@ ROW_LAYOUTS = (
     RowLayout(
         name="msmarco-instructions",
         needs=(("query",), ("positive_passages",), ("new_negatives", "only_instruction", "has_instruction")),
-        takes=(("negative_passages",),),
+        takes=(("negative_passages",), ("new_negatives",)),
         make=_msmarco,
     ),
     RowLayout(

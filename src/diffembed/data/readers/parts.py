@@ -12,7 +12,7 @@ from diffembed.data.sources import Row
 from diffembed.errors import DataError
 
 T = TypeVar("T")
-_VALUES = re.compile(r"""(["']).*\1|[\[{(].*[\])}]|(?<![\w`])-?\d[\d.e+-]*""", re.DOTALL)
+_VALUES = re.compile(r"""(["']).*\1|[\[{(].*[\])}]|(?<![\w`])-?\d[\d.e+…-]*""", re.DOTALL)
 """What a message shows of a row: quoted, in brackets, or a number."""
 
 
