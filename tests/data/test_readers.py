@@ -277,6 +277,7 @@ def test_every_file_that_is_read_is_described(tmp_path: Path) -> None:
         ({"layout": "zzz"}, "no layout 'zzz'", "flagembedding"),
         ({"on_bad_row": "ignore"}, "got 'ignore'", "error"),
         ({"data": 3}, "got int", "COMMIT"),
+        ({"data": ""}, "an empty name", "COMMIT"),
     ],
 )
 def test_arguments_are_checked_at_once(tmp_path: Path, changed: dict, complaint: str, hint: str) -> None:
@@ -284,6 +285,12 @@ def test_arguments_are_checked_at_once(tmp_path: Path, changed: dict, complaint:
     with pytest.raises(ConfigError, match=complaint) as caught:
         read_examples(**{"data": path, **changed})
     assert hint in caught.value.hint
+
+
+@pytest.mark.parametrize("named", ["no/such/file.jsonl", "nothing.jsonl", "x" * 5000, "null\0byte"])
+def test_data_that_is_not_there(named: str) -> None:
+    with pytest.raises(DataError, match="no file and no folder|cannot read"):
+        read_examples(named)
 
 
 @pytest.mark.parametrize("named", ["nobody/nothing", "nobody/nothing@main", f"nobody/nothing@{COMMIT[:12]}"])

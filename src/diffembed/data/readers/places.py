@@ -39,6 +39,8 @@ def locate(data: str | os.PathLike[str]) -> Place:
     if not isinstance(data, str | os.PathLike) or not isinstance(os.fspath(data), str):
         raise ConfigError(f"data is named by a string or a path, got {type(data).__name__}", hint=_HINT)
     named = os.fspath(data)
+    if not named:
+        raise ConfigError("data has an empty name", hint=_HINT)
     try:
         path = Path(named).expanduser()
         if path.exists():
