@@ -134,7 +134,7 @@ def find_sources(folder: Path | str, name: str | None = None) -> list[Source]:
     candidates = _candidates(folder)
     names = [name or folder.resolve().name, *(path.name for path in candidates[1:])]
     sources = [
-        Source(name, *(_pick(path, stem) for stem in STEMS)) for name, path in zip(names, candidates, strict=True)
+        Source(name, *(rows_file(path, stem) for stem in STEMS)) for name, path in zip(names, candidates, strict=True)
     ]
     for source in sources:
         if bool(source.problems) != bool(source.definitions):
@@ -150,9 +150,14 @@ def find_sources(folder: Path | str, name: str | None = None) -> list[Source]:
     return sources
 
 
+def rows_file(folder: Path, stem: str) -> Path | None:
+    """The JSON-lines file of that name in a folder, plain or packed; None: there is none."""
+    return next((folder / (stem + suffix) for suffix in SUFFIXES if (folder / (stem + suffix)).is_file()), None)
+
+
 def has_sources(folder: Path) -> bool:
     """Whether a folder or one of its sub-folders has a file that makes it a source."""
-    return any(_pick(path, stem) for path in _candidates(folder) for stem in STEMS)
+    return any(rows_file(path, stem) for path in _candidates(folder) for stem in STEMS)
 
 
 def describe_files(folder: Path | str) -> dict[str, str]:
@@ -248,10 +253,6 @@ def _section(values: dict[str, Any], place: str) -> Section:
 
 def _candidates(folder: Path) -> list[Path]:
     return [folder, *sorted(path for path in folder.iterdir() if path.is_dir())]
-
-
-def _pick(folder: Path, stem: str) -> Path | None:
-    return next((folder / (stem + suffix) for suffix in SUFFIXES if (folder / (stem + suffix)).is_file()), None)
 
 
 def _open(path: Path, opened: BinaryIO | None) -> AbstractContextManager[BinaryIO | gzip.GzipFile | lzma.LZMAFile]:

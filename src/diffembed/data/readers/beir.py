@@ -12,14 +12,14 @@ from pathlib import Path
 from diffembed.data.examples import Example
 from diffembed.data.readers import fields
 from diffembed.data.readers.parts import Part, Reading
-from diffembed.data.sources import SUFFIXES, Row, read_lines, read_rows
+from diffembed.data.sources import Row, read_lines, read_rows, rows_file
 from diffembed.errors import DataError
 
 _TABLES = """
     PRAGMA journal_mode = OFF;
     CREATE TABLE judgements (query TEXT, document TEXT, relevance INTEGER, line INTEGER, PRIMARY KEY (query, document))
         WITHOUT ROWID;
-    CREATE TABLE documents (id TEXT PRIMARY KEY, text TEXT) WITHOUT ROWID;
+    CREATE TABLE documents (id TEXT PRIMARY KEY, text TEXT);
     CREATE TABLE queries (id TEXT PRIMARY KEY) WITHOUT ROWID;
     CREATE INDEX documents_judged ON judgements (document);
 """
@@ -27,7 +27,7 @@ _TABLES = """
 
 def is_beir(folder: Path) -> bool:
     """Whether a folder has a corpus, queries and judgements."""
-    return bool(_file(folder, "corpus") and _file(folder, "queries")) and (folder / "qrels").is_dir()
+    return bool(rows_file(folder, "corpus") and rows_file(folder, "queries")) and (folder / "qrels").is_dir()
 
 
 def beir_parts(folder: Path, name: str, split: str) -> list[Part]:
@@ -36,7 +36,11 @@ def beir_parts(folder: Path, name: str, split: str) -> list[Part]:
     Raises:
         DataError: A file is missing, or the split.
     """
-    corpus, queries, qrels = _file(folder, "corpus"), _file(folder, "queries"), folder / "qrels" / f"{split}.tsv"
+    corpus, queries, qrels = (
+        rows_file(folder, "corpus"),
+        rows_file(folder, "queries"),
+        folder / "qrels" / f"{split}.tsv",
+    )
     if not corpus or not queries:
         raise DataError(f"{folder} has no {'queries' if corpus else 'corpus'}.jsonl", hint="see docs/data.md on BEIR")
     if not qrels.is_file():
@@ -151,7 +155,3 @@ def _insert(database: sqlite3.Connection, table: str, values: tuple, place: str,
         database.execute(f"INSERT INTO {table} VALUES ({', '.join('?' * len(values))})", values)
     except sqlite3.IntegrityError:
         raise DataError(f"{place}: {' '.join(map(repr, key))[:120]} occurs twice", hint="keep one of the two") from None
-
-
-def _file(folder: Path, stem: str) -> Path | None:
-    return next((folder / (stem + suffix) for suffix in SUFFIXES if (folder / (stem + suffix)).is_file()), None)

@@ -7,7 +7,7 @@ from pathlib import Path
 from diffembed.data.examples import Example
 from diffembed.data.readers.layouts import ROW_LAYOUTS
 from diffembed.data.readers.parts import Part, Reading
-from diffembed.data.sources import SUFFIXES, Row, read_rows
+from diffembed.data.sources import Row, read_rows, rows_file
 from diffembed.errors import DataError
 
 E5_ROWS = 8_000
@@ -33,8 +33,8 @@ E5_INSTRUCTIONS = {
     "squad": ("Retrieve Wikipedia passages that answer the question",),
     "trivia_qa": ("Retrieve Wikipedia passages that answer the question",),
 }
-"""The paper's twelve sub-sets, file name -> what its queries are told (DiffEmbed `E5Data.py`; E5-Mistral, arXiv
-2401.00368, table 13). Where there are two, they take turns row by row. Queries alone get them: that code would also put
+"""The paper's twelve sub-sets, file name -> what its queries are told (DiffEmbed `E5Data.py`,
+which has them from LLM2Vec and E5-Mistral, arXiv 2401.00368). Where there are two, they take turns row by row. Queries alone get them: that code would also put
 them before both sides of symmetric sets, but asks for file names which none of the twelve has."""
 E5_CHINESE = {
     name: ("Given a Chinese search query, retrieve web passages that answer the question",)
@@ -55,7 +55,7 @@ def e5_parts(folder: Path, *, whole: bool) -> list[Part]:
         DataError: None of them is there.
     """
     wanted = E5_INSTRUCTIONS | E5_CHINESE if whole else E5_INSTRUCTIONS
-    found = [(name, path) for name in wanted if (path := _e5_file(folder, name))]
+    found = [(name, path) for name in wanted if (path := rows_file(folder, name))]
     if not found:
         raise DataError(f"none of the E5 sub-sets is in {folder}", hint=f"they are {', '.join(wanted)} (.jsonl)")
     return [
@@ -65,17 +65,13 @@ def e5_parts(folder: Path, *, whole: bool) -> list[Part]:
 
 def is_e5(folder: Path) -> bool:
     """Whether all of the paper's sub-sets are there; with fewer, files of these names could be anyone's."""
-    return all(_e5_file(folder, name) for name in E5_INSTRUCTIONS)
-
-
-def _e5_file(folder: Path, name: str) -> Path | None:
-    return next((folder / (name + suffix) for suffix in SUFFIXES if (folder / (name + suffix)).is_file()), None)
+    return all(rows_file(folder, name) for name in E5_INSTRUCTIONS)
 
 
 def _e5_reader(
     name: str, path: Path, instructions: tuple[str, ...], num_rows: int | None
 ) -> Callable[[Reading], Iterator[Example]]:
-    layout = next(layout for layout in ROW_LAYOUTS if layout.name == "rows")
+    layout = ROW_LAYOUTS["rows"]
 
     def rows() -> Iterator[Row]:
         for number, row in enumerate(islice(read_rows(path), num_rows)):

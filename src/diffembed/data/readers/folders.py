@@ -77,7 +77,7 @@ def _file_part(source: str, paths: list[Path], layout: RowLayout | None) -> Part
 
 def _of_source(source: Source, reading: Reading) -> Iterator[Example]:
     if source.pairs:
-        ready = next(layout for layout in ROW_LAYOUTS if layout.name == "pairs")
+        ready = ROW_LAYOUTS["pairs"]
         yield from reading.each(read_rows(source.pairs), lambda row: [ready.example(row, source.name)])
     elif source.docs:
         rows = read_rows(source.docs)

@@ -61,19 +61,19 @@ def layout_of(path: Path) -> RowLayout:
     Raises:
         DataError: The file has no row, or its rows are of no known layout.
     """
-    rows = list(islice(read_file(path), NUM_LOOKED_AT))
-    if not rows:
-        raise DataError(f"{path} has no row", hint="remove the file, or fill it")
-    for row in rows:
-        for layout in ROW_LAYOUTS:
+    error = DataError(f"{path} has no row", hint="remove the file, or fill it")
+    for number, row in enumerate(islice(read_file(path), NUM_LOOKED_AT)):
+        for layout in ROW_LAYOUTS.values():
             if layout.needs and all(set(names) & row.values.keys() for names in layout.needs):
                 return layout
-    raise _unknown(rows[0])
+        if number == 0:
+            error = _unknown(row)
+    raise error
 
 
 def _unknown(row: Row) -> DataError:
     hint = "see docs/data.md for the layouts that are read, or name one"
-    for layout in ROW_LAYOUTS:
+    for layout in ROW_LAYOUTS.values():
         found = fields.misspelt(tuple(row.values), layout.needs)
         if found:
             hint = f"did you mean `{found[1]}` by `{found[0]}`? Else {hint}"
@@ -187,7 +187,7 @@ def _sentences(row: Row, source: str) -> Example:
     return fields.example(row, query=text, positives=(text,), source=source, kind=SIMCSE)
 
 
-ROW_LAYOUTS = (
+_ALL = (
     RowLayout(
         name="reasonaug",
         needs=(("user_query",), ("positive_document",)),
@@ -222,4 +222,5 @@ ROW_LAYOUTS = (
     ),
     RowLayout(name="sentences", needs=(), takes=(("text", "sentence"),), make=_sentences),  # only when named
 )
+ROW_LAYOUTS = {layout.name: layout for layout in _ALL}
 """In the order in which they are looked for."""

@@ -18,7 +18,7 @@ from diffembed.errors import ConfigError, DataError
 from diffembed.files import file_digest
 
 FOLDER_LAYOUTS = ("beir", "e5", "e5-all", "sources")
-LAYOUTS = (*FOLDER_LAYOUTS, *(layout.name for layout in ROW_LAYOUTS))
+LAYOUTS = (*FOLDER_LAYOUTS, *ROW_LAYOUTS)
 """What `layout` may be."""
 HUB_KEY = "hub"
 """Of `describe_data`: what the data is called on the hub, with its commit."""
@@ -92,7 +92,7 @@ def _parts(place: Place, layout: str | None, split: str) -> list[Part]:
             f"there is no layout {layout!r}",
             hint=f"did you mean {close[0]}?" if close else f"one of {', '.join(LAYOUTS)}",
         )
-    row_layout = next((each for each in ROW_LAYOUTS if each.name == layout), None)
+    row_layout = ROW_LAYOUTS.get(layout or "")
     try:
         if not place.path.is_dir():
             if layout in FOLDER_LAYOUTS:
