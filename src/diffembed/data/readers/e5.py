@@ -33,9 +33,9 @@ E5_INSTRUCTIONS = {
     "squad": ("Retrieve Wikipedia passages that answer the question",),
     "trivia_qa": ("Retrieve Wikipedia passages that answer the question",),
 }
-"""The paper's twelve sub-sets, file name -> what its queries are told (DiffEmbed `E5Data.py`,
-which has them from LLM2Vec and E5-Mistral, arXiv 2401.00368). Where there are two, they take turns row by row. Queries alone get them: that code would also put
-them before both sides of symmetric sets, but asks for file names which none of the twelve has."""
+"""The paper's twelve sub-sets, file name -> what its queries are told (DiffEmbed `E5Data.py`, which has it from LLM2Vec
+and E5-Mistral, arXiv 2401.00368). Where there are two, they take turns row by row. Queries alone get them: that code
+means to put them before both sides of symmetric sets, but asks for file names which none of the twelve has."""
 E5_CHINESE = {
     name: ("Given a Chinese search query, retrieve web passages that answer the question",)
     for name in ("dureader", "t2ranking")
