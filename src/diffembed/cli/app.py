@@ -18,7 +18,20 @@ from diffembed import __version__
 from diffembed.cli import frame
 from diffembed.errors import ConfigError
 
-VERBS = ("index", "search", "embed", "explain", "pretrain", "finetune", "merge", "eval", "models", "doctor", "demo")
+VERBS = (
+    "index",
+    "search",
+    "embed",
+    "explain",
+    "pretrain",
+    "finetune",
+    "merge",
+    "mine",
+    "eval",
+    "models",
+    "doctor",
+    "demo",
+)
 """In the order of the help page; the verb `x` is the function `command` of `diffembed.cli.x`."""
 
 

@@ -1,8 +1,9 @@
 """BM25 over plain texts."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from diffembed.index.hits import NO_ROW, Hits, best, check_k
 
@@ -42,19 +43,24 @@ class Lexical:
         Raises:
             ConfigError: k is not a positive integer.
         """
-        import bm25s
-
         check_k(k)
         width = min(k, self._size)
         scores_BK = np.zeros((len(queries), width), np.float32)
         rows_BK = np.full((len(queries), width), NO_ROW, np.int64)
-        if self._bm25 is None or not queries:
-            return Hits(scores_BK, rows_BK)
-        tokens = bm25s.tokenize(list(queries), stopwords="en", return_ids=False, show_progress=False)
-        for i, words in enumerate(tokens):
-            scores_P = self._bm25.get_scores_from_ids(self._bm25.get_tokens_ids(words))  # type: ignore[arg-type]
+        for i, scores_P in enumerate(self.scores(queries)):
             rows = best(scores_P, width)
             rows = rows[scores_P[rows] > 0]
             scores_BK[i, : len(rows)] = scores_P[rows]
             rows_BK[i, : len(rows)] = rows
         return Hits(scores_BK, rows_BK)
+
+    def scores(self, queries: Sequence[str]) -> Iterator[NDArray[np.float32]]:
+        """Give the scores of all texts for each query in turn; 0 where they share no word."""
+        import bm25s
+
+        if self._bm25 is None or not queries:
+            yield from (np.zeros(self._size, np.float32) for _ in queries)
+            return
+        tokens = bm25s.tokenize(list(queries), stopwords="en", return_ids=False, show_progress=False)
+        for words in tokens:
+            yield self._bm25.get_scores_from_ids(self._bm25.get_tokens_ids(words))  # type: ignore[arg-type]
