@@ -97,7 +97,7 @@ def audit(name: str, mined: Mined, settings: Mapping[str, Any]) -> Iterator[str]
     yield (
         f"{len(mined.audit)} of {len(mined.examples)} examples, evenly drawn. Ask of each negative: does it answer the "
         "query? If some do, widen the margins, skip ranks or add a veto. And of what was passed over: is it an answer? "
-        "If it is not, the rules may be too strict. In brackets: how many of the texts looked at score above a positive."
+        "If it is not, the rules may be too strict. In brackets: how many of those looked at score above a positive."
     )
     yield ""
     yield from (f"- {line}" for line in summary(mined.account, settings["negatives"]))
