@@ -27,6 +27,7 @@ from diffembed.embedder.budget import (
 from diffembed.errors import ConfigError
 from tests.backbone.test_fused import make, sequences
 from tests.examples import examples
+from tests.memory import STATUS
 
 LONGEST = 60
 sorted_lengths = st.lists(st.integers(1, LONGEST), min_size=1, max_size=25).map(sorted)
@@ -202,14 +203,12 @@ def test_batches_of_the_budget_are_not_cut_again() -> None:
 
 
 # In a process of its own: bytes of weights and growth of the peak, for batches that follow each other.
-MEASURE = """
+MEASURE = (
+    STATUS
+    + """
 import gc, json, sys, torch
 from diffembed.backbone import Backbone, BackboneConfig, pack
 from diffembed.backbone.fused import FusedBackbone
-
-def status(name):
-    lines = open("/proc/self/status").read().splitlines()
-    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(name))
 
 torch.set_num_threads(1)
 shape, dtype, batches = json.loads(sys.argv[1])
@@ -225,6 +224,7 @@ for count, length in batches:
     peaks.append(status("VmHWM") - before)
 print(json.dumps([weights, peaks]))
 """
+)
 SHAPE = dict(
     vocab_size=20_000,
     width=512,

@@ -1,7 +1,6 @@
 """The doctor of model folders: sound ones are well, each damage is found, and by the check that it belongs to."""
 
 import json
-import resource
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -26,7 +25,7 @@ from diffembed.embedder.golden import TEXTS
 from diffembed.errors import DiffembedError
 from diffembed.text.tokenizer import EOS, Tokenizer
 from diffembed.text.tokenizer_files import build_tokenizer
-from tests import family_checkpoints
+from tests import family_checkpoints, memory
 from tests.examples import examples
 from tests.tiny_embedders import TOKENIZER, make, make_backbone
 
@@ -157,11 +156,11 @@ def test_weights_are_not_read_for_their_names(tmp_path: Path) -> None:
         file.truncate(8 + len(text) + end)
     (tmp_path / "config.json").write_text(json.dumps(to_hugging_face(config)))
     TOKENIZER.save(tmp_path)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = memory.begin()
     findings = examine(tmp_path, replay=False)
     assert failed(findings) == []
     assert "1,073," in by_check(findings)["weights"].message
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000
+    assert memory.status("VmHWM") - before < 300_000_000
 
 
 # Damages

@@ -20,6 +20,7 @@ from diffembed.data.examples import SAME_TEXT, Example
 from diffembed.data.known import KnownPositives
 from diffembed.data.mix import MixRow
 from diffembed.errors import ConfigError, DataError
+from tests.memory import STATUS
 
 
 def row(source: str = "*", kind: str = "*", weight: float = 1.0, passage_tokens: int = 8) -> MixRow:
@@ -331,7 +332,7 @@ def test_a_large_group_is_dealt_block_by_block(tmp_path: Path, monkeypatch: pyte
 
 
 MEMORY = """
-    import resource, sys
+    import sys
     from pathlib import Path
     from diffembed.data.batches import ExampleBatches
     from diffembed.data.example_store import ExampleStore
@@ -352,12 +353,12 @@ MEMORY = """
     store = ExampleStore.build(Path(sys.argv[2]), examples, mix, [1000])
     batches = ExampleBatches(store, mix=mix, sizes=[64], num_batches=300, seed=0, negatives=1)
     assert len({query for number in range(0, 300, 3) for query in batches[number].queries}) > 6000
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+    print(status("VmHWM") // 2**20)
 """
 
 
 def megabytes(count: int, folder: Path) -> int:
-    arguments = [sys.executable, "-c", textwrap.dedent(MEMORY), str(count), str(folder)]
+    arguments = [sys.executable, "-c", STATUS + textwrap.dedent(MEMORY), str(count), str(folder)]
     done = subprocess.run(arguments, check=True, capture_output=True, text=True, env={"PYTHONPATH": ":".join(sys.path)})
     return int(done.stdout)
 

@@ -17,6 +17,7 @@ from diffembed.data.readers.layouts import ROW_LAYOUTS
 from diffembed.data.sources import Row
 from diffembed.errors import DataError
 from tests.examples import examples
+from tests.memory import STATUS
 
 OPENERS = {".jsonl": open, ".gz": gzip.open, ".xz": lzma.open}
 ROW = {"query": "why?", "positive": "because", "negatives": ["no"], "scores": [1, 0]}
@@ -267,23 +268,21 @@ def test_any_bytes_are_read_or_refused(tmp_path_factory, content: bytes, suffix:
         assert path.name in error.message
 
 
-PEAK = """
+PEAK = (
+    STATUS
+    + """
 import json, sys
-from pathlib import Path
 from diffembed.data.readers import read_examples
-
-count = sum(1 for _ in read_examples(sys.argv[1]))
-# Not ru_maxrss, which begins at what the parent had when it forked.
-peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-print(json.dumps([count, int(peak.split()[1])]))
+print(json.dumps([sum(1 for _ in read_examples(sys.argv[1])), status("VmHWM")]))
 """
+)
 
 
 def peak_mb(path: Path) -> tuple[int, float]:
     """Examples that a process of its own reads, and its largest resident size in MB."""
     done = subprocess.run([sys.executable, "-c", PEAK, str(path)], capture_output=True, check=True, text=True)
-    count, kilobytes = json.loads(done.stdout)
-    return count, kilobytes / 1000
+    count, peak = json.loads(done.stdout)
+    return count, peak / 1e6
 
 
 def growth(make, tmp_path: Path, few: int = 2_000, many: int = 200_000) -> float:

@@ -13,22 +13,26 @@ from diffembed.library.index import Index
 from diffembed.library.reading.document import LONGEST_TEXT
 from tests.library.conftest import save_model
 from tests.library.test_kill import survive
+from tests.memory import STATUS
 from tests.tiny_embedders import SENTENCE
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(3600)]
 
-MEASURED = """
-    import json, resource, sys
-    import torch
-    torch.set_num_threads(1)
-    from diffembed.library.update import index_files
-    model, to, *paths = sys.argv[1:]
-    grown = []
-    for path in paths:
-        index_files([path], to, model=model)
-        grown.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
-    print(json.dumps(grown))
+MEASURED = (
+    STATUS
+    + """
+import json, sys
+import torch
+torch.set_num_threads(1)
+from diffembed.library.update import index_files
+model, to, *paths = sys.argv[1:]
+grown = []
+for path in paths:
+    index_files([path], to, model=model)
+    grown.append(status("VmHWM"))
+print(json.dumps(grown))
 """
+)
 
 
 @pytest.mark.parametrize("seed", [1, 2])

@@ -13,7 +13,10 @@ PLAIN_S = 10.0
 
 
 def command(
-    data: Annotated[Path, typer.Argument(metavar="DATA", help="JSON lines {query, positives, ...}; .gz and .xz too.")],
+    data: Annotated[
+        Path,
+        typer.Argument(metavar="DATA", help="Training data in any layout of docs/data.md: rows {query, positives}."),
+    ],
     out: Annotated[Path, typer.Option(metavar="FILE.jsonl", help="The examples with their negatives.")],
     model: Annotated[
         str | None,
@@ -24,6 +27,7 @@ def command(
     corpus: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Candidates {title, text}; the texts of DATA when absent.")
     ] = None,
+    layout: Annotated[str | None, typer.Option(metavar="NAME", help="Of DATA, where its files do not show it.")] = None,
     by: Annotated[
         Literal["dense", "lexical", "both"], typer.Option(help="What finds them: the model, BM25 or both.")
     ] = "dense",
@@ -70,7 +74,7 @@ def command(
         max_score=max_score,
     )
     report.check_out(out, inputs=[data] if corpus is None else [data, corpus], force=force)
-    examples = list(read_examples(data))
+    examples = list(read_examples(data, layout))
     passages = None if corpus is None else list(read_corpus(corpus))
     if model is None and by != "lexical":
         model = "builtin"

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from diffembed.data.example_store import fingerprint
 from diffembed.data.examples import Example
-from diffembed.data.pair_store import fingerprint
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from diffembed.data.pair_store import fingerprint
+from diffembed.data.example_store import fingerprint
 from diffembed.errors import ConfigError
 
 Choose = Literal["top", "random"]
