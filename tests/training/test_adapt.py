@@ -14,8 +14,10 @@ from diffembed.backbone.packed import pack
 from diffembed.errors import ConfigError
 from diffembed.objectives.schedule import draw_noise_levels
 from diffembed.text.tokenizer import Tokenizer
-from diffembed.training import loop, pretrain
+from diffembed.training import loop, pretrain, scoring
+from diffembed.training.lora import LoraConfig
 from diffembed.training.optimizer import OptimizerConfig
+from diffembed.training.pretrain_config import PretrainConfig
 from tests.training.tiny_runs import losses, rows, run, settings, write_text
 
 SPECIAL = ["<s>", "</s>", "<reserved>"]
@@ -49,7 +51,7 @@ def causal(data, tmp_path_factory) -> Path:
     return folder
 
 
-def adapting(init: Path, **changes) -> pretrain.PretrainConfig:
+def adapting(init: Path, **changes) -> PretrainConfig:
     lengths = {"segment_lengths": (32, 96), "segment_shares": (0.5, 0.5)}  # <s> goes on top
     return settings(backbone=None, init=str(init), mask_token="<reserved>", **lengths, **changes)
 
@@ -70,8 +72,8 @@ def test_an_autoregressive_model_learns_to_look_both_ways(causal, data, tmp_path
 def test_the_first_loss_by_hand(causal, data, tmp_path, monkeypatch):
     """Token i is predicted from the state at i - 1, weighted by 1 / t, over all tokens that could be masked."""
     plans = []
-    real = pretrain.planned_loss
-    monkeypatch.setattr(pretrain, "planned_loss", lambda plan, *rest: plans.append(plan) or real(plan, *rest))
+    real = scoring.planned_loss
+    monkeypatch.setattr(scoring, "planned_loss", lambda plan, *rest: plans.append(plan) or real(plan, *rest))
     config = adapting(causal, num_steps=1)
     run(tmp_path / "run", data, config)
     monkeypatch.undo()
@@ -134,4 +136,101 @@ def test_settings_survive_json(causal):
     from diffembed import configs
 
     config = adapting(causal)
-    assert configs.from_dict(pretrain.PretrainConfig, json.loads(json.dumps(configs.to_dict(config)))) == config
+    assert configs.from_dict(PretrainConfig, json.loads(json.dumps(configs.to_dict(config)))) == config
+
+
+def by_hand(plan, shown: list[int], backbone: Backbone, start: int) -> list[tuple[int, float]]:
+    """(place, -log p) of the hidden tokens of a sequence that begins at `start` of a plan."""
+    logits = backbone.logits(backbone(pack([shown]))).detach().double().log_softmax(1)
+    hidden = {int(place) - start: int(right) for place, right in zip(plan.positions_N, plan.targets_N, strict=True)}
+    return [(place, -float(logits[place - 1, right])) for place, right in hidden.items() if 0 <= place < len(shown)]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"objective": "masked_next_token", "mask_share": 0.3},
+        {"objective": "masked_next_token", "mask_share": 0.8, "only_masks": True},
+        {"normalizer": "masked"},
+        {"weighting": "cart"},
+    ],
+)
+def test_the_first_loss_of_each_objective_by_hand(causal, data, tmp_path, monkeypatch, changes):
+    plans = []
+    real = scoring.planned_loss
+    monkeypatch.setattr(scoring, "planned_loss", lambda plan, *rest: plans.append(plan) or real(plan, *rest))
+    config = adapting(causal, num_steps=1, **changes)
+    run(tmp_path / "run", data, config)
+    monkeypatch.undo()
+    backbone, _, _, batches = pretrain._prepare(tmp_path / "run", None, config)
+    assert backbone.config.logit_shift and backbone.config.direction == "both"
+    sequences = sorted(([0, *ids] for ids in batches[0]), key=len)
+    t_B = draw_noise_levels(len(sequences), loop._step_generator(0, 1)).tolist()
+    total, scored, place = 0.0, 0, 0
+    queue = list(plans)
+    for ids, t in zip(sequences, t_B, strict=True):
+        if place == len(queue[0].input_ids_T):
+            queue.pop(0)
+            place = 0
+        shown = queue[0].input_ids_T[place : place + len(ids)].tolist()
+        assert shown[0] == 0 and shown[-1] == ids[-1] == 1
+        found = by_hand(queue[0], shown, backbone, place)
+        masked = {spot for spot, _ in found}
+        for spot, loss in found:
+            near = sum(0.15 * 0.7 ** (abs(spot - i) - 1) for i in range(len(ids)) if i not in masked)
+            weight = {"cart": near, "bound": 1 / t}[config.weighting]
+            total += loss * (1.0 if config.objective == "masked_next_token" else weight)
+        scored += len(found)
+        place += len(ids)
+    count = sum(len(ids) - 2 for ids in sequences)
+    is_mean = config.objective == "masked_next_token" or config.normalizer == "masked"
+    [row] = rows(tmp_path / "run")
+    assert row["scored"] == scored > 10
+    assert row["loss"] == pytest.approx(total / (scored if is_mean else count), rel=1e-5)
+
+
+def test_what_lies_ahead_is_opened_in_a_line(causal):
+    config = adapting(causal, anneal_steps=4)
+    backbone = load_backbone(causal, direction="both").train()
+    own = scoring.Scoring.__new__(scoring.Scoring)
+    own.config = config
+    assert [own._future_share(step) for step in (1, 2, 4, 5)] == [0.25, 0.5, 1.0, 1.0]
+    ids, others = [3, 1, 4, 1, 5, 9], [3, 1, 4, 1, 5, 2]
+    for share, sees in ((0.0, False), (1.0, True)):
+        backbone.open_future(share)
+        first, second = (backbone(pack([each]))[:5] for each in (ids, others))
+        assert torch.equal(first, second) is not sees
+    backbone.open_future(0.0)
+    closed = backbone(pack([ids]))
+    forward = load_backbone(causal, direction="forward")(pack([ids]))
+    torch.testing.assert_close(closed, forward)
+    backbone.open_future(0.5)
+    assert torch.equal(backbone.eval()(pack([ids])), load_backbone(causal, direction="both").eval()(pack([ids])))
+
+
+def test_opened_slowly_a_run_is_the_same_again(causal, data, tmp_path):
+    """Its randomness is the step's own."""
+    config = adapting(causal, num_steps=4, anneal_steps=8)
+    for name in ("one", "two"):
+        run(tmp_path / name, data, config)
+    assert losses(tmp_path / "one") == losses(tmp_path / "two")
+    run(tmp_path / "open", data, adapting(causal, num_steps=4))
+    assert losses(tmp_path / "open")[0] != losses(tmp_path / "one")[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"objective": "next_token", "weighting": "cart"}, "are for masked_diffusion"),
+        ({"objective": "masked_next_token", "normalizer": "masked"}, "are for masked_diffusion"),
+        ({"mask_share": 0.0}, "mask_share must be in"),
+        ({"anneal_steps": -1}, "anneal_steps is -1"),
+        ({"objective": "next_token", "anneal_steps": 5}, "anneal_steps is 5"),
+        ({"lora": LoraConfig(), "optimizer": OptimizerConfig(peak_lr=1e-3, warmup_steps=0, muon=True)}, "muon"),
+    ],
+)
+def test_pairs_that_cannot_work_are_refused(causal, changes, complaint):
+    with pytest.raises(ConfigError, match=complaint):
+        adapting(causal, **changes)
+    with pytest.raises(ConfigError):
+        settings(lora=LoraConfig())

@@ -21,7 +21,8 @@ from diffembed.recipes import pretrain as recipe
 from diffembed.text.tokenizer import Tokenizer
 from diffembed.training import checkpoint, loop
 from diffembed.training.optimizer import MasterOptimizer, OptimizerConfig
-from diffembed.training.pretrain import PretrainConfig, main
+from diffembed.training.pretrain import main
+from diffembed.training.pretrain_config import PretrainConfig
 from tests.golden_curves import check_curve
 
 
@@ -102,7 +103,8 @@ CHILD = """
     import torch
     torch.set_num_threads(1)
     from diffembed import configs
-    from diffembed.training.pretrain import PretrainConfig, main
+    from diffembed.training.pretrain import main
+    from diffembed.training.pretrain_config import PretrainConfig
     settings = configs.from_dict(PretrainConfig, configs.read_json(Path(sys.argv[1])))
     main(settings, data=Path(sys.argv[2]), out=Path(sys.argv[3]), resume=True, command=["test"])
 """
@@ -291,7 +293,7 @@ def test_impossible_settings_are_refused(changes):
 
 def test_a_loss_that_is_not_finite_stops_the_run(data, tmp_path, monkeypatch):
     monkeypatch.setattr(
-        "diffembed.training.pretrain.planned_loss", lambda plan, states, table: states.sum() * float("nan")
+        "diffembed.training.scoring.planned_loss", lambda plan, states, table: states.sum() * float("nan")
     )
     with pytest.raises(DiffembedError, match="must be finite"):
         run(tmp_path / "run", data, config())

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from diffembed.recipes import pretrain as recipe
 from diffembed.training import loop
-from diffembed.training.pretrain import PretrainConfig, main
+from diffembed.training.pretrain import main
+from diffembed.training.pretrain_config import PretrainConfig
 
 SENTENCE = "model token noise mask layer width state vector query text bound step loss rate"
 WORDS = SENTENCE.split()

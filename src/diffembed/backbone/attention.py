@@ -25,6 +25,7 @@ def attend(
     groups: tuple[LengthGroup, ...],
     direction: Direction,
     dropout: float = 0.0,
+    future_share: float = 1.0,
 ) -> Tensor:
     """Attention in which no sequence sees another one.
 
@@ -35,25 +36,31 @@ def attend(
         groups: Runs of equal lengths that cover all T tokens in order.
         direction: `backward` is causal attention over the reversed sequence, which is the same sum.
         dropout: Part of the attention weights that is set to zero, the others scaled up for it.
+        future_share: With `both`, the part of what lies ahead that a token sees, drawn for each pair of places.
 
     Returns:
         (T, H * K) states in the dtype of the queries.
     """
     sizes = [group.num_tokens for group in groups]
     parts = zip(groups, q_THK.split(sizes), k_TGK.split(sizes), v_TGK.split(sizes), strict=True)
-    outputs = [_attend_group(q, k, v, group, direction, dropout) for group, q, k, v in parts]
+    outputs = [_attend_group(q, k, v, group, direction, dropout, future_share) for group, q, k, v in parts]
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
 
-def _attend_group(q: Tensor, k: Tensor, v: Tensor, group: LengthGroup, direction: Direction, dropout: float) -> Tensor:
+def _attend_group(
+    q: Tensor, k: Tensor, v: Tensor, group: LengthGroup, direction: Direction, dropout: float, future_share: float
+) -> Tensor:
     shape = (group.count, group.length)
-    gains_B11L = None if group.key_gains is None else group.key_gains[:, None, None]
+    gains = None if group.key_gains is None else group.key_gains[:, None, None]
+    if future_share < 1:
+        places = torch.ones(group.length, group.length, dtype=torch.bool, device=q.device)
+        gains = places.tril() | (torch.rand(places.shape, device=q.device) < future_share)
     keep_weights = (
         q.requires_grad
         and q.device.type == "cpu"
         and direction == "both"
         and group.length <= KEPT_WEIGHTS_MAX_LENGTH
-        and gains_B11L is None
+        and gains is None
         and not dropout
     )
     if keep_weights:
@@ -65,7 +72,7 @@ def _attend_group(q: Tensor, k: Tensor, v: Tensor, group: LengthGroup, direction
         q_BHLK,
         k_BGLK,
         v_BGLK,
-        attn_mask=gains_B11L,
+        attn_mask=gains,
         dropout_p=dropout,
         is_causal=direction != "both",
         enable_gqa=q_BHLK.shape[1] != k_BGLK.shape[1],

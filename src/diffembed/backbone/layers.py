@@ -46,6 +46,8 @@ class Attention(nn.Module):
 
     dropout: float = 0.0
     """Of the attention weights, while it is in training mode."""
+    future_share: float = 1.0
+    """Part of what lies ahead that is seen in training mode."""
 
     def __init__(self, config: BackboneConfig) -> None:
         super().__init__()
@@ -63,8 +65,8 @@ class Attention(nn.Module):
         k_TGK = self.k_norm(self.k_proj(x_TD).unflatten(-1, (-1, self.head_width)))
         v_TGK = self.v_proj(x_TD).unflatten(-1, (-1, self.head_width))
         q_THK, k_TGK = rotate(q_THK, cos_T1K, sin_T1K), rotate(k_TGK, cos_T1K, sin_T1K)
-        dropout = self.dropout if self.training else 0.0
-        return self.o_proj(attend(q_THK, k_TGK, v_TGK, groups, self.direction, dropout))
+        dropout, future_share = (self.dropout, self.future_share) if self.training else (0.0, 1.0)
+        return self.o_proj(attend(q_THK, k_TGK, v_TGK, groups, self.direction, dropout, future_share))
 
 
 class GatedMLP(nn.Module):

@@ -43,6 +43,11 @@ class Backbone(nn.Module):
         for layer in self.layers:
             layer.self_attn.dropout = share  # type: ignore[union-attr]
 
+    def open_future(self, share: float) -> None:
+        """Let a token see this part of what lies ahead in training mode, drawn anew for each layer and length."""
+        for layer in self.layers:
+            layer.self_attn.future_share = share  # type: ignore[union-attr]
+
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator) -> None:
         """Draw fresh weights. Projections into the residual stream are scaled down by its depth (GPT-2)."""

@@ -18,7 +18,7 @@ class _WeightedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, states_ND: Tensor, table_VD: Tensor, targets_N: Tensor, weights_N: Tensor) -> Tensor:
         states_grad_ND = torch.empty_like(states_ND)
-        table_grad_VD = torch.zeros_like(table_VD, dtype=torch.float32)
+        table_grad_VD = torch.zeros_like(table_VD, dtype=torch.float32) if ctx.needs_input_grad[1] else None
         total = states_ND.new_zeros((), dtype=torch.float32)
         chunk_logits = CPU_CHUNK_LOGITS if table_VD.device.type == "cpu" else GPU_CHUNK_LOGITS
         rows = max(1, chunk_logits // table_VD.shape[0])
@@ -32,17 +32,18 @@ class _WeightedCrossEntropy(torch.autograd.Function):
             grad_NV.scatter_add_(1, targets_N1, -weights_N[cut, None])
             grad_NV = grad_NV.to(states_ND.dtype)
             torch.mm(grad_NV, table_VD, out=states_grad_ND[cut])
-            table_grad_VD += grad_NV.T @ states_ND[cut]
-        ctx.save_for_backward(states_grad_ND, table_grad_VD.to(table_VD.dtype))
+            if table_grad_VD is not None:
+                table_grad_VD += grad_NV.T @ states_ND[cut]
+        ctx.save_for_backward(states_grad_ND, None if table_grad_VD is None else table_grad_VD.to(table_VD.dtype))
         return total
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
         states_grad_ND, table_grad_VD = ctx.saved_tensors
         (scale,) = grad_outputs
         return (
             states_grad_ND * scale.to(states_grad_ND.dtype),
-            table_grad_VD * scale.to(table_grad_VD.dtype),
+            None if table_grad_VD is None else table_grad_VD * scale.to(table_grad_VD.dtype),
             None,
             None,
         )

@@ -7,6 +7,9 @@ from typing import Any
 
 from diffembed.errors import ConfigError
 
+AUTOREGRESSIVE = ["llama3", "mistral", "qwen2.5"]
+"""Bases of LLM2Vec's recipes."""
+
 
 def pretraining() -> dict[str, Callable[[], Any]]:
     """Recipes of `diffembed pretrain`, by name."""
@@ -17,6 +20,8 @@ def pretraining() -> dict[str, Callable[[], Any]]:
         "builtin": pretrain.builtin,
         "builtin-ar": pretrain.builtin_ar,
         "builtin-gpu": pretrain.builtin_gpu,
+        "adapt": pretrain.adapt,
+        **_for_bases("llm2vec-mntp", pretrain.llm2vec_mntp, AUTOREGRESSIVE),
     }
 
 
@@ -41,7 +46,7 @@ def finetuning() -> dict[str, Callable[[], Any]]:
         ("llm2vec-simcse", llm2vec.llm2vec_simcse),
         ("llm2vec-supervised", llm2vec.llm2vec_supervised),
     ):
-        found |= _for_bases(name, recipe, ["llama3", "mistral", "qwen2.5"])
+        found |= _for_bases(name, recipe, AUTOREGRESSIVE)
     return found | {
         "pplx-pairs": pplx.pplx_pairs,
         "pplx-contextual": pplx.pplx_contextual,

@@ -160,7 +160,7 @@ class _Chunk:
     def embed(self, backbone: Backbone) -> Tensor:
         """The (vectors, D) means, with the dropout of this chunk's seed."""
         device = self.rows_T.device
-        with _seeded(self.seed, device):
+        with seeded(self.seed, device):
             states_TD = backbone(self.batch)
         pool = MeanPool(self.num_vectors, states_TD.shape[1], device)
         pool.add(states_TD, self.rows_T)
@@ -168,8 +168,11 @@ class _Chunk:
 
 
 @contextmanager
-def _seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Random numbers from a seed, and then those that would have come without."""
+def seeded(seed: int | None, device: torch.device) -> Iterator[None]:
+    """Random numbers from a seed, and then those that would have come without; None: nothing is random."""
+    if seed is None:
+        yield
+        return
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield
