@@ -3,6 +3,8 @@
 import ctypes
 import os
 import platform
+import sys
+import time
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,8 +16,15 @@ if TYPE_CHECKING:
 # (records/encode.md).
 BF16_FLAGS = frozenset({"amx_bf16", "avx512_bf16"})
 
+# Sides of the square product whose speed is a device's matrix rate: large enough for all its units, and soon done.
+CPU_SIDE, GPU_SIDE = 1_024, 8_192
+# How long the measurement goes on, in seconds, and of how many products at once.
+RATE_SECONDS, PRODUCTS_AT_ONCE = 0.15, 4
+
 # Microseconds of CPU time per period that this process's control group gets (Linux, cgroup v2).
 CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
+# Pages of memory that this process has: in all, and resident (Linux, man 5 proc).
+STATM = Path("/proc/self/statm")
 
 
 @cache
@@ -83,6 +92,54 @@ def limit_blas_threads() -> None:
         return
     for name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(name, str(cpu_quota()))
+
+
+@cache
+def matrix_rate(device: str, dtype: "torch.dtype") -> float:
+    """The fastest that this process multiplies large square matrices, in floating-point operations per second.
+
+    Measured, since data sheets know neither the clock nor the share of the machine that this process has. It takes a
+    fifth of a second, once for each device and dtype. A multiplication with its addition counts as two operations.
+    """
+    import torch
+
+    is_gpu = device.startswith("cuda")
+    side = GPU_SIDE if is_gpu else CPU_SIDE
+    left, right = (
+        torch.empty(side, side).normal_(generator=torch.Generator().manual_seed(seed)).to(device, dtype)
+        for seed in (0, 1)
+    )
+    product = left @ right  # the first one chooses kernels and takes memory
+    best, start = float("inf"), time.perf_counter()
+    while time.perf_counter() - start < RATE_SECONDS:
+        begun = _time_on(device)
+        for _ in range(PRODUCTS_AT_ONCE):
+            torch.mm(left, right, out=product)
+        best = min(best, (_time_on(device) - begun) / PRODUCTS_AT_ONCE)
+    return 2 * side**3 / best
+
+
+def _time_on(device: str) -> float:
+    """Seconds, once the device has done its work."""
+    import torch
+
+    if device.startswith("cuda"):
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def memory_used(device: str) -> int:
+    """Bytes: of a GPU the most that torch has had there at once, else what this process has in memory now."""
+    if device.startswith("cuda"):
+        import torch
+
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        return int(STATM.read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:  # not Linux: the most that it ever had
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def keep_freed_memory() -> None:

@@ -86,14 +86,7 @@ class Run:
             self._unwritten[name] = rows
 
     def _forget(self, path: Path, step: int) -> None:
-        kept = []
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            try:
-                if json.loads(line)["step"] <= step:
-                    kept.append(line + "\n")
-            except (ValueError, TypeError, KeyError, RecursionError):
-                continue  # a row cut short by a kill
-        write_whole(path, "".join(kept))
+        write_whole(path, "".join(json.dumps(row) + "\n" for row in read_rows(path) if row["step"] <= step))
 
     def finish(self, **result: Any) -> None:
         """Write `result.json`: the run is complete.
@@ -172,6 +165,23 @@ def open_run(
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return Run(path, is_new=True, env_changes=[])
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a record that have a step, in their order; what is no row, such as one cut short by a kill, is not.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    rows = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(row, dict) and isinstance(row.get("step"), int | float):
+            rows.append(row)
+    return rows
 
 
 def _read(path: Path) -> dict[str, Any]:

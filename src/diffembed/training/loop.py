@@ -16,13 +16,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from diffembed import hardware
 from diffembed.errors import CheckpointError, ConfigError, DiffembedError
 from diffembed.files import write_whole
 from diffembed.runs import Run
 from diffembed.training import checkpoint
 from diffembed.training.distributed import Ranks
+from diffembed.training.events import EventFiles
+from diffembed.training.flops import MatrixFlops
 from diffembed.training.optimizer import MasterOptimizer, OptimizerConfig
-from diffembed.training.progress import Progress, say
+from diffembed.training.progress import Progress, StepFacts, say
 from diffembed.training.sharding import shard
 from diffembed.training.validation import Validation
 
@@ -43,6 +46,8 @@ class LoopConfig:
     """Also every so many steps, if given."""
     log_every: int = 1
     """Steps between rows of metrics.jsonl."""
+    tensorboard: bool = False
+    """Write the rows to event files in `tensorboard` too, for those who watch with TensorBoard."""
     seed: int = 0
     shard: bool = False
     """Spread weights, gradients and optimizer state over the ranks (FSDP2); of no effect in a single process."""
@@ -121,19 +126,24 @@ def train(
     Raises:
         DiffembedError: The loss or the gradient is not finite, or the loss has left its past far behind; the run stops
             where the last checkpoint stands. Or the last checkpoint could not be written.
+        MissingExtraError: `loop.tensorboard`, and the package is not installed.
         SystemExit: A signal has ended the run, after a checkpoint; the status is 128 and the signal's number.
         KeyboardInterrupt: Ctrl-C has, likewise.
     """
     check_sharding(loop, optimizer_config)
     training = _Training(run, module, loop, optimizer_config, ranks or Ranks.alone(), describe_batch)
-    with training.progress(label) as progress, _Interrupt(ignore_second=training.ranks.world > 1) as interrupt:
+    with (
+        training.progress(label) as progress,
+        training.events() as events,
+        _Interrupt(ignore_second=training.ranks.world > 1) as interrupt,
+    ):
         while training.step < loop.num_steps:
             wishes = training.advance(micro_batches, interrupt.number)
             is_measured = validation is not None and validation.is_due(training.step, loop.num_steps)
             measured = validation.measure() if validation is not None and is_measured else {}
-            training.log(measured)
+            training.log(measured, events)
             if progress is not None:
-                progress.update(training.step, training.loss, training.row["num_tokens"])
+                progress.update(training.step, training.told)
             if wishes.save or wishes.stop:
                 training.save(is_last=bool(wishes.stop) or training.step == loop.num_steps)
             if wishes.stop and training.step < loop.num_steps:
@@ -182,7 +192,8 @@ class _Training:
             shard(module, ranks)
         self.optimizer = MasterOptimizer(module, optimizer_config)
         self.step, self.tokens, self.loss = 0, 0, math.nan
-        self.row: dict[str, Any] = {}
+        self.told = StepFacts(loss=math.nan, lr=0.0, grad_norm=0.0, num_tokens=0, flops=0.0, metrics={})
+        self._dtype, self._flops = next(module.parameters()).dtype, MatrixFlops.of(module)
         self._seconds_before = 0.0
         self._past_losses: deque[float] = deque(maxlen=PAST_LOSSES)
         self._strays = 0
@@ -197,13 +208,26 @@ class _Training:
             self.optimizer.write_back()
         run.forget_after(self.step)
         self._start = self._last_saved = time.monotonic()
+        self._logged = (self.tokens, self.seconds)
 
     def progress(self, label: str) -> AbstractContextManager[Progress | None]:
-        return Progress(label, self.loop.num_steps, self.step) if self.ranks.is_main else nullcontext()
+        if not self.ranks.is_main:
+            return nullcontext()
+        device = str(self.ranks.device)
+        peak = self.ranks.world * hardware.matrix_rate(device, self._dtype)
+        return Progress(label, self.loop.num_steps, self.step, peak_flops=peak, device=device)
+
+    def events(self) -> AbstractContextManager[EventFiles | None]:
+        is_wanted = self.loop.tensorboard and self.ranks.is_main
+        return EventFiles(self.run.path, self.seconds) if is_wanted else nullcontext()
+
+    @property
+    def seconds(self) -> float:
+        """Of training, in all parts of the run."""
+        return self._seconds_before + time.monotonic() - self._start
 
     def facts(self) -> dict[str, float]:
-        seconds = self._seconds_before + time.monotonic() - self._start
-        return {"tokens": self.tokens, "seconds": round(seconds, 1), "loss": self.loss}
+        return {"tokens": self.tokens, "seconds": round(self.seconds, 1), "loss": self.loss}
 
     def advance(self, micro_batches: Callable[[int, torch.Generator], Iterable[PartialLoss]], stop: int) -> _Wishes:
         """Make one step."""
@@ -231,17 +255,34 @@ class _Training:
         self._watch()
         self.optimizer.step(rate)
         self.tokens += num_tokens
-        self.row = {"lr": rate, "grad_norm": grad_norm, "num_tokens": num_tokens, **extra}
+        self.told = StepFacts(
+            loss=self.loss,
+            lr=rate,
+            grad_norm=grad_norm,
+            num_tokens=num_tokens,
+            flops=self._flops.step(num_tokens, extra.get("scored", 0)),
+            metrics=extra,
+        )
         # The main rank's clock counts, and a signal to any rank.
         return _Wishes(save=told[0][4], stop=max(each[3] for each in told))
 
-    def log(self, measured: dict[str, float]) -> None:
+    def log(self, measured: dict[str, float], events: EventFiles | None) -> None:
         """Write the step's row, if it is the turn of one."""
-        if measured or self.step % self.loop.log_every == 0 or self.step == self.loop.num_steps:
-            row = {name: value for name, value in self.row.items() if name != "num_tokens"}
-            lr, grad_norm = row.pop("lr"), row.pop("grad_norm")
-            facts = {"loss": self.loss, "lr": lr, "grad_norm": grad_norm, "tokens": self.tokens}
-            self.run.log(step=self.step, **facts, **row, **measured)
+        if not measured and self.step % self.loop.log_every and self.step != self.loop.num_steps:
+            return
+        (tokens, seconds), self._logged = self._logged, (self.tokens, self.seconds)
+        row = {
+            "step": self.step,
+            **{name: getattr(self.told, name) for name in ("loss", "lr", "grad_norm")},
+            "tokens": self.tokens,
+            "seconds": round(self._logged[1], 3),
+            "tokens_per_s": round((self.tokens - tokens) / max(self._logged[1] - seconds, 1e-9), 1),
+            **self.told.metrics,
+            **measured,
+        }
+        self.run.log(**row)
+        if events is not None:
+            events.add(row)
 
     def save(self, *, is_last: bool) -> None:
         """Write a checkpoint. If that fails in the middle of a run, say so and go on: the next may find space again."""
