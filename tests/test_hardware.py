@@ -1,5 +1,6 @@
 """What the machine is, and what follows from it."""
 
+import mmap
 from pathlib import Path
 
 import pytest
@@ -81,3 +82,36 @@ def test_the_description_names_what_a_record_needs():
     facts = hardware.describe()
     assert {"python", "torch", "diffembed", "cpus", "threads", "gpu"} <= facts.keys()
     assert facts["torch"].split("+")[0] == torch.__version__.split("+")[0]
+
+
+def test_the_matrix_rate_is_measured_once(monkeypatch):
+    monkeypatch.setattr(hardware, "CPU_SIDE", 128)
+    monkeypatch.setattr(hardware, "RATE_SECONDS", 0.02)
+    hardware.matrix_rate.cache_clear()
+    before = torch.random.get_rng_state()
+    rate = hardware.matrix_rate("cpu", torch.float32)
+    assert 1e7 < rate < 1e15, "operations per second of a CPU"
+    monkeypatch.setattr(hardware, "CPU_SIDE", 0)  # would fail
+    assert hardware.matrix_rate("cpu", torch.float32) == rate
+    assert torch.equal(torch.random.get_rng_state(), before), "a training's random numbers must not depend on it"
+    hardware.matrix_rate.cache_clear()
+
+
+def test_the_matrix_rate_is_that_of_the_fastest_products(monkeypatch):
+    """A clock of our own: two rounds of four products take 2 ms and 1 ms."""
+    monkeypatch.setattr(hardware, "CPU_SIDE", 10)
+    monkeypatch.setattr(hardware, "RATE_SECONDS", 0.01)
+    # The start; is there time, begin, end; is there time, begin, end; there is none.
+    times = iter([0.0, 0.0, 0.0, 0.002, 0.004, 0.004, 0.005, 0.020])
+    monkeypatch.setattr("time.perf_counter", lambda: next(times))
+    assert hardware.matrix_rate.__wrapped__("cpu", torch.float32) == pytest.approx(2_000 / (0.001 / 4))
+
+
+def test_memory_used_is_what_the_process_holds(monkeypatch, tmp_path):
+    before = hardware.memory_used("cpu")
+    assert before > 50e6, "torch alone takes that much"
+    with mmap.mmap(-1, 2**26) as block:  # not from what this process has freed and kept
+        block.write(b"1" * 2**26)
+        assert hardware.memory_used("cpu") - before > 0.9 * 2**26
+    monkeypatch.setattr(hardware, "STATM", tmp_path / "none")
+    assert hardware.memory_used("cpu") >= before, "elsewhere: the most that it ever had"

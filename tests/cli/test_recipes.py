@@ -13,7 +13,16 @@ from diffembed.cli import main
 def test_dry_run_prints_the_configuration(verb: str, known: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([verb, "smoke", "--dry-run", "--set", "loop.num_steps=7", "--set", "loop.seed=3"]) == 0
     expected = configs.override(recipes.load(getattr(recipes, known)(), "smoke"), ["loop.num_steps=7", "loop.seed=3"])
-    assert json.loads(capsys.readouterr().out) == configs.to_dict(expected)
+    shown = capsys.readouterr()
+    assert json.loads(shown.out) == configs.to_dict(expected)
+    assert shown.err.startswith("trains 139,712 of 139,712 parameters") and "7 steps of" in shown.err
+    assert "memory of each process: about" in shown.err
+
+
+def test_a_dry_run_says_what_it_cannot_know(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["finetune", "builtin", "--dry-run"]) == 0
+    shown = capsys.readouterr()
+    assert json.loads(shown.out)["init"] is None and "set init" in shown.err
 
 
 @pytest.mark.parametrize("verb", ["pretrain", "finetune"])

@@ -34,6 +34,7 @@ from diffembed.training.optimizer import OptimizerConfig
 from diffembed.training.prompts import Prompts
 from diffembed.training.start import Start
 from tests.golden_curves import check_curve
+from tests.training.tiny_runs import rows
 
 WORDS = ["river", "boat", "stone", "light", "number", "proof", "cell", "engine", "market", "song", "glass", "winter"]
 OTHERS = ["fish", "sail", "hill", "lamp", "sum", "axiom", "gene", "fuel", "price", "choir", "cup", "snow"]
@@ -85,7 +86,7 @@ def data(tmp_path: Path) -> Path:
 
 def run(config: FinetuneConfig, data: Path, out: Path, resume: bool = False) -> list[dict]:
     main(config, data=data, out=out, resume=resume, command=["test"])
-    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return rows(out)
 
 
 def laid(ids: list[int], prompt_tokens: int = 0) -> Laid:

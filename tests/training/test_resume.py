@@ -150,15 +150,15 @@ def test_rows_wait_while_the_disk_is_full(tmp_path):
 
 
 def test_the_batch_of_a_loss_that_is_no_number_is_kept(data, tmp_path, monkeypatch):
-    from diffembed.training import pretrain
+    from diffembed.training import scoring
 
-    real, calls = pretrain.planned_loss, []
+    real, calls = scoring.planned_loss, []
 
     def planned_loss(plan, states, table):
         calls.append(plan.input_ids_T)
         return real(plan, states, table) * (float("nan") if len(calls) == 17 else 1)
 
-    monkeypatch.setattr(pretrain, "planned_loss", planned_loss)
+    monkeypatch.setattr(scoring, "planned_loss", planned_loss)
     with pytest.raises(DiffembedError, match=r"must be finite; its batch is in .*bad_batch\.json"):
         run(tmp_path / "run", data, settings())
     bad = json.loads((tmp_path / "run" / "bad_batch.json").read_text())
@@ -169,16 +169,16 @@ def test_the_batch_of_a_loss_that_is_no_number_is_kept(data, tmp_path, monkeypat
 
 
 def test_a_loss_that_stays_astray_ends_the_run(data, tmp_path, monkeypatch):
-    from diffembed.training import pretrain
+    from diffembed.training import scoring
 
-    real, steps = pretrain.planned_loss, []
+    real, steps = scoring.planned_loss, []
 
     def planned_loss(plan, states, table):
         steps.append(None)
         is_astray = len(steps) // 4 in (60, *range(70, 200))  # one outlier, then no end
         return real(plan, states, table) * (30 if is_astray else 1)
 
-    monkeypatch.setattr(pretrain, "planned_loss", planned_loss)
+    monkeypatch.setattr(scoring, "planned_loss", planned_loss)
     config = settings(num_steps=150)
     config = replace(config, loop=replace(config.loop, divergence_factor=4.0, divergence_steps=5))
     with pytest.raises(DiffembedError, match="for 5 steps the loss has been above 4 times its median"):

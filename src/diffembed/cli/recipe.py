@@ -16,7 +16,7 @@ from diffembed.errors import ConfigError, DiffembedError
 Recipe = Annotated[
     str, typer.Argument(metavar="RECIPE", help="Name of a recipe, for example `smoke`, which needs no data.")
 ]
-Data = Annotated[Path | None, typer.Option(metavar="DIR", help="Folder with the training text.")]
+Data = Annotated[Path | None, typer.Option(metavar="DIR", help="What to train on: see the data page in docs/.")]
 Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Run directory; the model ends in DIR/model.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run in --out.")]
 Settings = Annotated[
@@ -24,7 +24,7 @@ Settings = Annotated[
 ]
 DryRun = Annotated[
     bool,
-    typer.Option("--dry-run", help="Print the whole configuration as JSON, and on stderr what it will take; then stop."),
+    typer.Option("--dry-run", help="Print the whole configuration as JSON, and on stderr what it takes; then stop."),
 ]
 TensorBoard = Annotated[
     bool, typer.Option("--tensorboard", help="Write the curves to DIR/tensorboard too, while it runs.")

@@ -98,6 +98,7 @@ def diffembed_instruct(base: Base = "dream") -> FinetuneConfig:
         mix=(_row(196, "Retrieve text based on user query"),),
         query_tokens=304,
         lora=LoraConfig(rank=32, alpha=64.0, dropout=0.05),
+        recompute=True,
     )
 
 

@@ -110,6 +110,7 @@ def adapt() -> PretrainConfig:
         segment_lengths=(2_048,),
         segment_shares=(1.0,),
         tokenizer_chars=0,
+        checkpoint_layers=True,
         dtype="bfloat16",
     )
 
@@ -144,5 +145,6 @@ def llm2vec_mntp(base: Base = "llama3") -> PretrainConfig:
         segment_lengths=(512,),
         segment_shares=(1.0,),
         tokenizer_chars=0,
+        checkpoint_layers=True,
         dtype="bfloat16",
     )

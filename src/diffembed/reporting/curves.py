@@ -21,7 +21,7 @@ CURVES_FILE = "curves.png"
 PANEL_WIDTH, PANEL_HEIGHT, PIXELS_PER_INCH = 5.0, 2.7, 120
 # The smooth line is a mean weighted by a bell whose standard deviation is this share of the points, and that is not
 # drawn over fewer points than `LEAST_SMOOTHED`.
-BELL_SHARE, LEAST_SMOOTHED = 0.015, 10
+BELL_SHARE, LEAST_SMOOTHED = 0.0075, 10
 # Points up to so many are drawn as dots.
 MOST_DOTS = 200
 # Blue and orange of Okabe and Ito's palette, which the colour-blind can tell apart.
@@ -44,7 +44,7 @@ class Panel:
 
 
 PANELS = (
-    Panel(title="Loss", metrics=("loss",), unit="nats"),
+    Panel(title="Loss", metrics=("loss",), unit="nats (of cross-entropies)"),
     Panel(title="In-batch accuracy", metrics=("accuracy",), unit="share of queries", is_share=True),
     Panel(title="Mean similarity", metrics=("positive", "negative"), unit="similarity"),
     Panel(title="Validation", metrics=("nDCG@10",), unit="nDCG@10", is_smooth=False),
@@ -122,8 +122,7 @@ def make_figure(rows: Sequence[Mapping[str, Any]], title: str) -> "Figure":
         axes = figure.add_subplot(lines, 2, number)
         _draw(axes, panel, steps, series)
         axes.set_xlim(*_span(steps))
-        if number > len(found) - 2:
-            axes.set_xlabel("step")
+    figure.supxlabel("step", fontsize=9)
     return figure
 
 
@@ -150,17 +149,19 @@ def _draw(axes: "Axes", panel: Panel, steps: np.ndarray, series: Mapping[str, np
         is_finite = np.isfinite(values)
         count = int(is_finite.sum())
         is_smooth = panel.is_smooth and count >= LEAST_SMOOTHED
-        dots = {"marker": ".", "markersize": 3} if count <= MOST_DOTS and panel.metrics != ("lr",) else {}
+        has_dots = count <= MOST_DOTS and panel.metrics != ("lr",)
+        dots: dict[str, Any] = {"marker": ".", "markersize": 3} if has_dots else {}
         label = name if len(panel.metrics) > 1 and not is_smooth else None
         shown = np.where(is_finite, values, np.nan)
         if not is_smooth:
             shown, at = values[is_finite], steps[is_finite]  # measured now and then: the points are joined
             axes.plot(at, shown, color=colour, linewidth=1.4, label=label, **dots)
             continue
-        style = {"linestyle": "none", **dots} if dots else {"linewidth": 0.6}
+        style: dict[str, Any] = {"linestyle": "none", **dots} if dots else {"linewidth": 0.6}
         axes.plot(steps, shown, color=colour, alpha=0.35, **style)
         smooth = smoothed(shown, max(1.0, BELL_SHARE * len(values)))
         axes.plot(steps, smooth, color=colour, linewidth=1.6, label=name if len(panel.metrics) > 1 else None)
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:.1e}" if 0 < abs(value) < 0.01 else f"{value:,g}")
     axes.set_title(panel.title, fontsize=10, loc="left")
     axes.set_ylabel(panel.unit, fontsize=9)
     axes.tick_params(labelsize=8)
@@ -175,9 +176,10 @@ def _draw(axes: "Axes", panel: Panel, steps: np.ndarray, series: Mapping[str, np
 
 
 def _span(steps: np.ndarray) -> tuple[float, float]:
-    """From the first step to the last, and room for a single one."""
+    """From the first step to the last, with room for the dots there."""
     first, last = float(steps[0]), float(steps[-1])
-    return (first - 0.5, last + 0.5) if first == last else (first, last)
+    room = max(0.5, 0.01 * (last - first))
+    return first - room, last + room
 
 
 def _number(value: Any) -> float:

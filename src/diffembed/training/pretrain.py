@@ -72,6 +72,7 @@ def _run(config: PretrainConfig, data: Path | None, out: Path, resume: bool, com
         announce(run, f"{len(store.ends):,} documents, {len(store.tokens):,} tokens; {config.loop.num_steps:,} steps")
 
     backbone = backbone.to(device=ranks.device, dtype=getattr(torch, dtype)).train()
+    backbone.checkpoint_layers = config.checkpoint_layers
     if config.lora:
         lora.attach(backbone, config.lora, seed=config.loop.seed)
     facts = train(

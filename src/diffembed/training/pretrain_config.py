@@ -52,6 +52,8 @@ class PretrainConfig:
     """Steps over which what lies ahead is opened, from a model that looked back; 0: all at once."""
     lora: LoraConfig | None = None
     """Train an adapter beside the frozen weights of `init`; None: all weights."""
+    checkpoint_layers: bool = False
+    """Keep only what enters each layer of a micro-batch, and run the layer again on the way back."""
     docstrings: bool = False
     """Where no data is given, train on the docstrings of the running Python's standard library."""
     dtype: Literal["float32", "bfloat16"] | None = None

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 PLAIN_EVERY_S, LIVE_EVERY_S = 15.0, 0.1
 # Speed and time left are those of so many steps.
 RECENT_STEPS = 50
-# Columns of a terminal that two facts beside each other need, those of the bar, and the gap between two facts.
-WIDE, BAR_WIDTH, GAP = 60, 24, 4
+# Columns of a terminal that has room for a bar and for two facts beside each other; of the bar; between the facts.
+WIDE, BAR_WIDTH, GAP = 72, 24, 4
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -121,13 +121,15 @@ class Progress:
         place = [f"{self.label}  step {self.done:,} of {self.num_steps:,}", f"{self.done / self.num_steps:.0%}"]
         bar = [ProgressBar(self.num_steps, self.done, width=BAR_WIDTH)] if is_wide else []
         head = Table.grid(padding=(0, 2))
+        for _ in (*place, *bar):
+            head.add_column(no_wrap=True, overflow="crop")  # an ellipsis is no ASCII
         head.add_row(*place, *bar)
         if self._facts is None:
             return head
         learning, machine = _learning(self._facts), {**self._speed(), **self._machine()}
         body = Table.grid(padding=(0, 1))
         for justify in ("left", "right", "left", "left", "right") if is_wide else ("left", "right"):
-            body.add_column(justify=justify, no_wrap=True, overflow="crop")  # an ellipsis is no ASCII
+            body.add_column(justify=justify, no_wrap=True, overflow="crop")
         if is_wide:
             for own, other in zip_longest(learning.items(), machine.items(), fillvalue=("", "")):
                 body.add_row(*own, " " * GAP, *other)
