@@ -2,6 +2,7 @@
 
 import random
 import tracemalloc
+from contextlib import closing
 from dataclasses import replace
 from fractions import Fraction
 
@@ -15,7 +16,7 @@ from diffembed.errors import CheckpointError, ConfigError, DataError
 from diffembed.mining.mine import NOTHING_FOUND, mine
 from diffembed.mining.pool import Passage, Pool
 from diffembed.mining.rules import CHOSEN, MARGIN, MAX_SCORE, SKIPPED, SPARE, VETO, Rules
-from diffembed.mining.vectors import Dense
+from diffembed.mining.vectors import UNIT, Dense, Vectors
 from diffembed.mining.words import fused
 from tests.mining.conftest import Scattered, by_brute_force, cosine, example, known, same
 from tests.tiny_embedders import WORDS, make
@@ -187,8 +188,7 @@ def test_blocks_change_nothing(given_, rules, embedder, by, query_block, text_bl
 
 
 def test_blocks_change_no_bit_of_a_score() -> None:
-    generator = np.random.default_rng(0)
-    vectors_PE = generator.normal(size=(300, 385)).astype(np.float32)
+    vectors_PE = np.random.default_rng(0).normal(size=(300, 385)).astype(np.float32)
     texts = [str(number) for number in range(len(vectors_PE))]
     nothing = np.empty(0, np.int64)
 
@@ -196,17 +196,26 @@ def test_blocks_change_no_bit_of_a_score() -> None:
         def vector(self, text: str, role: str):
             return vectors_PE[int(text)]
 
-    def search(size: int, block: int) -> list[list[int]]:
-        dense = Dense(Given(), texts, [None] * len(texts), texts)
-        found = []
-        for start in range(0, len(texts), size):
-            queries = range(start, min(start + size, len(texts)))
-            found += [rows.tolist() for rows in dense.search(queries, [nothing] * len(queries), len(texts), 50, block)]
-        scores = [dense.scores(number, np.array(rows)).tolist() for number, rows in enumerate(found)]
-        dense.close()
-        return [found, scores]
+    with closing(Dense(Given(), texts, [None] * len(texts), texts)) as dense:
 
-    assert search(300, 300) == search(13, 31) == search(299, 2)
+        def search(size: int, block: int) -> list[list[int]]:
+            found = []
+            for start in range(0, len(texts), size):
+                queries = range(start, min(start + size, len(texts)))
+                found += dense.search(queries, [nothing] * len(queries), len(texts), 50, block)
+            return [rows.tolist() for rows in found]
+
+        assert search(300, 300) == search(13, 31) == search(299, 2)
+        together = dense.scores(7, np.arange(300))
+        assert together.tolist() == [float(dense.scores(7, np.array([row]))[0]) for row in range(300)]
+
+    # No sum is rounded: whole numbers of any size give the very same scores.
+    with closing(Vectors(300, lambda rows: vectors_PE[rows])) as vectors:
+        units = [[int(value * UNIT) for value in row] for row in vectors[np.arange(300)]]
+    exact = [Fraction(sum(a * b for a, b in zip(units[7], row, strict=True)), int(UNIT) ** 2) for row in units]
+    assert [Fraction(score) for score in together.tolist()] == exact
+    unit_PE = vectors_PE / np.linalg.norm(vectors_PE.astype(np.float64), axis=1, keepdims=True)
+    np.testing.assert_allclose(together, unit_PE @ unit_PE[7], atol=1e-6)
 
 
 @given(given_=examples(), rules=all_rules(), embedder=EMBEDDERS, by=BY, seed=st.integers(0, 9))
