@@ -116,7 +116,7 @@ def test_an_existing_file_is_kept_unless_forced(data: Path, tmp_path: Path, caps
     ("row", "message"),
     [
         ({"query": "q"}, "bad.jsonl:2: there is no positive"),
-        ({"query": "q", "positivs": ["p"]}, "bad.jsonl:2 has the unknown key `positivs`"),
+        ({"query": "q", "positivs": ["p"]}, "bad.jsonl:2: `positivs` is no key"),
         ({"query": "q", "positive": "p", "negatives": ["p"]}, "bad.jsonl:2: the negative 'p' is a positive too"),
         (["q"], "bad.jsonl:2 is not a JSON object"),
     ],
@@ -136,7 +136,7 @@ def test_bad_input_is_named_and_nothing_is_written(tmp_path: Path, capsys: Shown
         (["{data}", "--skip", "99"], 2, "ranks 100 to 100"),
         (["{data}", "--relative-margin", "-1"], 2, "relative_margin must be at least 0, got -1.0"),
         (["{data}", "--model", "no-such-folder"], 1, "no-such-folder"),
-        (["{empty}"], 1, "no example"),
+        (["{empty}"], 1, "has no row"),
     ],
 )
 def test_what_cannot_be_done_is_said(data: Path, tmp_path: Path, capsys: Shown, args, status, message) -> None:
