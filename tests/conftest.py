@@ -43,3 +43,11 @@ def _known_seed() -> None:
     import torch
 
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="module")
+def trained():  # noqa: ANN201, tokenizers.Tokenizer
+    """A tokenizer for checkpoints of other families."""
+    from tests import family_tokenizers
+
+    return family_tokenizers.train()

@@ -14,7 +14,7 @@ from diffembed.backbone import load_backbone, pack
 from diffembed.backbone.adapter import read_adapter, save_adapter
 from diffembed.errors import CheckpointError
 from tests import family_checkpoints
-from tests.test_families_embedder import VOCAB, trained, vocab_and_merges  # noqa: F401, a fixture
+from tests.family_tokenizers import VOCAB, vocab_and_merges
 
 # peft asks transformers by a name that is going away.
 pytestmark = [pytest.mark.extra, pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")]
@@ -96,7 +96,7 @@ def test_numbers_of_another_kind_are_refused(tmp_path: Path, dtype: torch.dtype)
         read_adapter(tmp_path / "adapter")
 
 
-def test_saved_with_what_peft_forgets(tmp_path: Path, trained: Any) -> None:  # noqa: F811
+def test_saved_with_what_peft_forgets(tmp_path: Path, trained: Any) -> None:
     oracle = family_checkpoints.make("qwen2", tmp_path / "base", vocab_size=VOCAB)
     vocab_and_merges(tmp_path / "base", trained)
     adapt(oracle, tmp_path / "theirs")
@@ -121,7 +121,7 @@ def test_saved_with_what_peft_forgets(tmp_path: Path, trained: Any) -> None:  # 
 @pytest.mark.parametrize(
     ("key", "value"), [("direction", None), ("direction", "up"), ("prompts", [1]), ("golden", {}), ("dims", "32")]
 )
-def test_a_damaged_sidecar_of_an_adapter(tmp_path: Path, trained: Any, key: str, value: Any) -> None:  # noqa: F811
+def test_a_damaged_sidecar_of_an_adapter(tmp_path: Path, trained: Any, key: str, value: Any) -> None:
     oracle = family_checkpoints.make("qwen2", tmp_path / "base", vocab_size=VOCAB)
     vocab_and_merges(tmp_path / "base", trained)
     adapt(oracle, tmp_path / "theirs")

@@ -57,7 +57,7 @@ def test_overrides_are_typed_and_leave_the_original_alone():
         ("steps=true", "must be int"),
         ("flag=1", "must be bool"),
         ("kind=c", "allowed: a, b"),
-        ("lengths=3", "must be tuple"),
+        ("lengths=3", "must be a list"),
         ('lengths=["x"]', r"lengths\[0\] must be int"),
         ("inner=3", "must be an object"),
         ("inner.rate=NaN", "finite"),

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import AddedToken, decoders, models, processors
 from tokenizers import Tokenizer as RawTokenizer
 
 from diffembed import Embedder
@@ -17,42 +17,11 @@ from diffembed.errors import CheckpointError, ConfigError
 from diffembed.readout.spec import Readout, masks
 from diffembed.text.tokenizer import Tokenizer
 from tests import family_checkpoints
-from tests.tiny_embedders import LONG, ODD, SENTENCE, WORDS, make
+from tests.family_tokenizers import SPECIAL, VOCAB, vocab_and_merges
+from tests.tiny_embedders import ODD, SENTENCE, WORDS, make
 
 pytestmark = pytest.mark.extra
 pytest.importorskip("transformers")
-
-SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|mask|>"]
-VOCAB = 320
-
-
-@pytest.fixture(scope="module")
-def trained() -> RawTokenizer:
-    raw = RawTokenizer(models.BPE())
-    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    trainer = trainers.BpeTrainer(
-        vocab_size=VOCAB - len(SPECIAL), initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
-    )
-    raw.train_from_iterator([LONG], trainer)
-    return raw
-
-
-def vocab_and_merges(folder: Path, trained: RawTokenizer) -> dict[str, Any]:
-    """As Dream ships: vocab.json, merges.txt, and the added tokens in tokenizer_config.json."""
-    trained.model.save(str(folder))
-    first = trained.get_vocab_size()
-    config = {
-        "tokenizer_class": "DreamTokenizer",
-        "added_tokens_decoder": {
-            str(first + number): {"content": token, "special": True, "normalized": False}
-            for number, token in enumerate(SPECIAL)
-        },
-        "pad_token": "<|endoftext|>",
-        "eos_token": "<|endoftext|>",
-        "mask_token": {"content": "<|mask|>"},
-    }
-    (folder / "tokenizer_config.json").write_text(json.dumps(config))
-    return config
 
 
 def with_bos(folder: Path, trained: RawTokenizer) -> None:

@@ -73,6 +73,11 @@ def override(config: C, settings: Iterable[str]) -> C:
         for name in parents:
             if not isinstance(target, dict) or name not in target:
                 raise _unknown_key(name, key, target if isinstance(target, dict) else ())
+            if target[name] is None:
+                raise ConfigError(
+                    f"`{name}` is null, so it has no `{key.removeprefix(name + '.')}` to set",
+                    hint=f"set it whole, as JSON: --set '{name}={{...}}'",
+                )
             target = target[name]
         if not isinstance(target, dict) or last not in target:
             raise _unknown_key(last, type(config).__name__, target if isinstance(target, dict) else ())
@@ -139,8 +144,9 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
         raise ConfigError(f"{where} is {str(value)[:20]}...", hint="give a smaller number")
     if isinstance(kind, type) and isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
         return value
-    wanted = getattr(kind, "__name__", str(kind))
-    raise ConfigError(f"{where} must be {wanted}, got {value!r}", hint=f"give a value of type {wanted}")
+    wanted = "a list" if origin is tuple else getattr(kind, "__name__", str(kind))
+    hint = "write it as [1, 2]" if origin is tuple else f"give a value of type {wanted}"
+    raise ConfigError(f"{where} must be {wanted}, got {value!r}", hint=hint)
 
 
 def _convert_union(kinds: tuple[Any, ...], value: Any, where: str) -> Any:

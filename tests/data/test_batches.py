@@ -253,7 +253,16 @@ def test_more_instructions_than_batches_could_have_are_refused(tmp_path: Path) -
 def test_hard_negatives_are_the_first_or_drawn(tmp_path: Path, draws: bool) -> None:
     examples = [full(number) for number in range(40)]
     store = build(tmp_path, examples, [row()])
-    batches = ExampleBatches(store, mix=[row()], sizes=[8], num_batches=20, seed=0, negatives=2, draws_negatives=draws)
+    batches = ExampleBatches(
+        store,
+        mix=[row()],
+        sizes=[8],
+        num_batches=20,
+        seed=0,
+        negatives=2,
+        draws_negatives=draws,
+        with_scores=True,
+    )
     chosen: Counter[int] = Counter()
     for number in range(20):
         batch = batches[number]

@@ -171,12 +171,28 @@ def test_bad_rows_end_the_run_or_are_counted(tmp_path: Path) -> None:
     assert sum(dropped.values()) == 1
 
 
-def test_examples_of_a_group_have_scores_or_none(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["kl", "margin_mse", "contextual"])
+def test_a_loss_that_needs_more_than_the_rows_have_is_refused_before_the_run(name: str, tmp_path: Path) -> None:
+    rows = rows_of(negatives=lambda i, j: ["a stone"])
+    for row, (i, j) in list(zip(rows, PLACES, strict=True))[1:]:
+        row |= {"scores": [1.0, 0.0], "chunks": [told(j, i), told(i, j)]}
+    data = write(tmp_path / "data", rows)
+    config = toy_config(loss=LossConfig(name=name, temperature=0.1), negatives=int(name != "contextual"))  # type: ignore[arg-type]
+    config = replace(config, mix=(replace(config.mix[0], passage_tokens=60),))
+    what = "chunks" if name == "contextual" else "scores"
+    with pytest.raises(DataError, match=f"1 of 132 examples of rows query->passage have no {what}"):
+        run(config, data, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_scores_and_chunks_are_passed_over_where_the_loss_has_no_use_for_them(tmp_path: Path) -> None:
     rows = rows_of()
-    for row in rows[::2]:
-        row |= {"negatives": ["a stone"], "scores": [1.0, 0.0]}
-    with pytest.raises(DataError, match="others have none"):
-        run(toy_config(loop=LoopConfig(num_steps=1)), write(tmp_path / "data", rows), tmp_path / "run")
+    plain = run(toy_config(loop=LoopConfig(num_steps=2)), write(tmp_path / "plain", rows), tmp_path / "one")
+    for row, (i, j) in zip(rows[::2], PLACES[::2], strict=True):
+        row |= {"negatives": ["a stone"], "scores": [1.0, 0.0], "chunks": [told(j, i), told(i, j)]}
+    found = run(toy_config(loop=LoopConfig(num_steps=2)), write(tmp_path / "more", rows), tmp_path / "two")
+    assert len(plain) == len(found) == 2 and all(np.isfinite(row["loss"]) for row in found)
+    assert found[0]["candidates"] == 12
 
 
 def test_a_recipe_without_data_says_so(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from diffembed.training.losses import LossConfig
 from diffembed.training.optimizer import OptimizerConfig
 from tests import family_checkpoints
 from tests.family_checkpoints import POSITIONS
-from tests.test_families_embedder import VOCAB, trained, vocab_and_merges  # noqa: F401, a fixture
+from tests.family_tokenizers import VOCAB, vocab_and_merges
 from tests.tiny_embedders import WORDS
 from tests.training import rank_processes
 from tests.training.tiny_runs import losses
@@ -52,7 +52,7 @@ def data(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def base(tmp_path: Path, trained: RawTokenizer) -> Path:  # noqa: F811
+def base(tmp_path: Path, trained: RawTokenizer) -> Path:
     return make_base("Dream", tmp_path / "base", trained)
 
 
@@ -122,7 +122,7 @@ def test_peft_gives_the_same_states_on_the_stock_class(
     model_type: str,
     data: Path,
     tmp_path: Path,
-    trained: RawTokenizer,  # noqa: F811
+    trained: RawTokenizer,
 ) -> None:
     base = make_base(model_type, tmp_path / "base", trained)
     model = run(settings(base), data, tmp_path / "run")

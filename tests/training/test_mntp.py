@@ -16,8 +16,8 @@ from diffembed.training.loop import LoopConfig
 from diffembed.training.pretrain_config import PretrainConfig
 from tests import family_checkpoints
 from tests.family_checkpoints import POSITIONS
+from tests.family_tokenizers import VOCAB, vocab_and_merges
 from tests.golden_curves import check_curve
-from tests.test_families_embedder import VOCAB, trained, vocab_and_merges  # noqa: F401, a fixture
 from tests.training.tiny_runs import losses, run, write_text
 
 # peft asks transformers by a name that is going away.
@@ -27,7 +27,7 @@ pytest.importorskip("transformers")
 
 
 @pytest.fixture(scope="module")
-def bases(tmp_path_factory: pytest.TempPathFactory, trained: RawTokenizer) -> Path:  # noqa: F811
+def bases(tmp_path_factory: pytest.TempPathFactory, trained: RawTokenizer) -> Path:
     folder = tmp_path_factory.mktemp("bases")
     for model_type in ("qwen2", "llama", "mistral"):
         family_checkpoints.make(model_type, folder / model_type, vocab_size=VOCAB)

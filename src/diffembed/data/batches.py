@@ -58,6 +58,8 @@ class ExampleBatches:
         seed: int,
         negatives: int = 0,
         draws_negatives: bool = False,
+        with_scores: bool = False,
+        with_chunks: bool = False,
     ) -> None:
         """Plan `num_batches` batches.
 
@@ -69,11 +71,14 @@ class ExampleBatches:
             seed: Of every choice made here.
             negatives: Hard negatives of a query, at most.
             draws_negatives: Draw them from those that an example has; otherwise the first ones are taken.
+            with_scores: Batches have a teacher's scores; of the first positive, which is the one that is drawn then.
+            with_chunks: Batches have the documents in pieces; likewise.
 
         Raises:
-            DataError: No group has enough different texts for a batch.
+            DataError: No group has enough different texts for a batch, or an example lacks what batches are to have.
         """
         self.store, self.seed, self.negatives, self.draws_negatives = store, seed, negatives, draws_negatives
+        self.with_scores, self.with_chunks = with_scores, with_chunks
         usable = [number for number, group in enumerate(store.groups) if _has_enough(store, number, sizes[group.row])]
         self.left_out = [str(group) for number, group in enumerate(store.groups) if number not in usable]
         """Groups with too few different texts for one batch."""
@@ -82,6 +87,17 @@ class ExampleBatches:
                 f"no source has examples enough for a batch; the smallest batch of the mix has {min(sizes)}",
                 hint="add some, or lower batch_pairs",
             )
+        for wanted, name, having_G in (
+            (with_scores, "scores", store.scored_G),
+            (with_chunks, "chunks", store.chunked_G),
+        ):
+            for number in usable if wanted else []:
+                if having_G[number] < store.counts_G[number]:
+                    raise DataError(
+                        f"{store.counts_G[number] - having_G[number]:,} of {store.counts_G[number]:,} examples of "
+                        f"{store.groups[number]} have no {name}, which the loss needs",
+                        hint=f"give each row its `{name}`, or leave these examples out",
+                    )
         counts = share_out(_weights(store, mix, usable), num_batches)
         self.group_S = np.repeat(usable, counts)
         np.random.default_rng([seed, 0]).shuffle(self.group_S)
@@ -101,22 +117,16 @@ class ExampleBatches:
         numbers = self.plans[group].batch(int(self.turn_S[number]))
         examples = self.store.read(numbers)
         rng = np.random.default_rng([self.seed, 2, number])
-        is_scored = examples[0].scores is not None
-        is_contextual = examples[0].chunks is not None
-        if any((each.scores is None, each.chunks is None) != (not is_scored, not is_contextual) for each in examples):
-            raise DataError(
-                f"some examples of {self.store.groups[group]} have scores or chunks, others have none",
-                hint="give them another kind",
-            )
-        passages, negatives, scores = [], [], []
+        passages, negatives, scores, chunks = [], [], [], []
         for example in examples:
             chosen = self._choose(len(example.negatives), rng)
             negatives.append(tuple(example.negatives[place] for place in chosen))
-            # Scores and chunks are about the first one.
-            is_free = len(example.positives) > 1 and not (is_scored or is_contextual)
+            is_free = len(example.positives) > 1 and not (self.with_scores or self.with_chunks)
             passages.append(example.positives[int(rng.integers(len(example.positives))) if is_free else 0])
-            if example.scores is not None:
+            if self.with_scores and example.scores is not None:
                 scores.append((example.scores[0], *(example.scores[1 + place] for place in chosen)))
+            if self.with_chunks and example.chunks is not None:
+                chunks.append(example.chunks)
         queries = [example.query for example in examples]
         return Batch(
             self.store.groups[group],
@@ -124,8 +134,8 @@ class ExampleBatches:
             passages,
             negatives,
             self._known(queries, [*passages, *(text for own in negatives for text in own)]),
-            scores if is_scored else None,
-            [example.chunks or () for example in examples] if is_contextual else None,
+            scores if self.with_scores else None,
+            chunks if self.with_chunks else None,
         )
 
     def counts(self) -> dict[str, dict[str, int]]:

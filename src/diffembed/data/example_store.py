@@ -37,6 +37,8 @@ class ExampleStore:
     Attributes:
         groups: What the numbers of groups mean.
         counts_G: int64, examples of each group.
+        scored_G: int64, those of them that have a teacher's scores.
+        chunked_G: int64, those of them that have their document in pieces.
         keys_N3: int64 fingerprints of query, first positive and topic (0: no topic); examples that share one may not
             meet in a batch.
         known: What answers a query, over all examples.
@@ -57,7 +59,8 @@ class ExampleStore:
         if not is_whole:
             raise DataError(f"the example store {folder} is damaged", hint="remove that folder; --resume makes it anew")
         self.groups = tuple(Group(**group) for group in facts["groups"])
-        self.counts_G = np.array(facts["counts"], np.int64)
+        names = ("counts", "scored", "chunked")
+        self.counts_G, self.scored_G, self.chunked_G = (np.array(facts[name], np.int64) for name in names)
         self.dropped: dict[str, int] = facts["dropped"]
         self.keys_N3 = DiskArray(folder / KEYS, np.int64, 3)
         self.known = KnownPositives(folder / KNOWN)
@@ -102,7 +105,8 @@ class ExampleStore:
             for example in examples:
                 writer.add(example)
         if not sum(writer.counts):
-            raise DataError("the data holds nothing that a row of the mix fits", hint="see the data page in docs/")
+            lost = "; ".join(f"{count:,}: {reason}" for reason, count in writer.dropped.most_common(3))
+            raise DataError(f"nothing of the data can be used ({lost or 'it is empty'})", hint="see docs/data.md")
         _write_members(folder, writer.counts)
         sort_pairs(folder / "unsorted.i64", folder / KNOWN)
         (folder / "unsorted.i64").unlink()
@@ -112,6 +116,8 @@ class ExampleStore:
                 for group in writer.groups
             ],
             "counts": writer.counts,
+            "scored": writer.scored,
+            "chunked": writer.chunked,
             "dropped": dict(writer.dropped + Counter(skipped)),
             "sizes": _sizes(folder),
         }
@@ -175,6 +181,8 @@ class _Writer:
         self.mix, self.max_chars, self.least_negatives = mix, max_chars, least_negatives
         self.groups: list[Group] = []
         self.counts: list[int] = []
+        self.scored: list[int] = []
+        self.chunked: list[int] = []
         self.dropped: Counter[str] = Counter()
         self._folder, self._stack = folder, ExitStack()
         self._numbers: dict[tuple[str, str, str | None], int | None] = {}
@@ -219,6 +227,8 @@ class _Writer:
         self._write("ends", np.int64, ends)
         self._num_texts += len(ends)
         self.counts[group] += 1
+        self.scored[group] += example.scores is not None
+        self.chunked[group] += example.chunks is not None
 
     def _write(self, name: str, dtype: type[np.generic], values: Sequence[float]) -> None:
         self._files[name].write(np.array(values, dtype).tobytes())
@@ -235,7 +245,8 @@ class _Writer:
                         hint="a batch has one instruction: put what differs from row to row into the query",
                     )
                 self.groups.append(Group(row, *name))
-                self.counts.append(0)
+                for counts in (self.counts, self.scored, self.chunked):
+                    counts.append(0)
             self._numbers[name] = None if row is None else len(self.groups) - 1
         return self._numbers[name]
 

@@ -104,6 +104,8 @@ def _run(
             seed=config.loop.seed,
             negatives=config.negatives,
             draws_negatives=config.draws_negatives,
+            with_scores=config.loss.needs_scores,
+            with_chunks=config.loss.name == "contextual",
         )
         backbone = _trainable(model.backbone, config, ranks)
         fitting = _Fitting(backbone, prompts, batches, config, model.readout, ranks)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from diffembed.data.batches import Batch
-from diffembed.errors import ConfigError, DataError
+from diffembed.errors import ConfigError
 from diffembed.objectives import contrastive, distillation
 from diffembed.objectives.straight_through import straight_through
 from diffembed.readout.pooling import tanh_codes
@@ -92,6 +92,11 @@ class LossConfig:
         if min(dims, default=1) < 1 or list(dims) != sorted(set(dims)):
             raise ConfigError(f"matryoshka_dims are {list(dims)}", hint="positive and rising, for example [64, 128]")
 
+    @property
+    def needs_scores(self) -> bool:
+        """Whether the rows must bring a teacher's scores along."""
+        return self.name in ("margin_mse", "kl")
+
     def check_readout(self, readout: Readout, negatives: int) -> None:
         """Refuse what cannot be trained together.
 
@@ -154,14 +159,11 @@ def batch_loss(
     Args:
         vectors_VD: fp32 means of states, not scaled; of all queries, passages and negatives in order.
         texts: What they are the vectors of.
-        batch: Where the texts come from.
+        batch: Where the texts come from, with the scores or chunks that the loss needs.
         config: Which loss.
         readout: How many vectors each side has, and whether they are codes.
         share_done: Part of the steps that are done, for the loss `contextual`.
         teacher_VE: Unit vectors of the same texts, for the loss `vectors`.
-
-    Raises:
-        DataError: The batch lacks what the loss needs: scores, chunks.
     """
     if readout.codes == "tanh":
         vectors_VD = straight_through(tanh_codes(vectors_VD), 127 * torch.tanh(vectors_VD))
@@ -214,11 +216,7 @@ def _among_own(query_BKD: Tensor, candidate_PKD: Tensor, batch: Batch, config: L
             query_BKD[:, 0], own_BCKD[:, 0, 0], own_BCKD[:, 1:, 0], temperature=config.temperature
         )
     else:
-        if batch.scores is None:
-            raise DataError(
-                f"the loss {config.name} needs a teacher's scores, and {batch.group} has none",
-                hint="rows have `scores`: of the positive, then of each negative",
-            )
+        assert batch.scores is not None
         teacher_BC = torch.tensor(batch.scores, device=query_BKD.device)
         distil = {
             "margin_mse": distillation.margin_mse,
