@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from diffembed import Embedder
+from diffembed import Embedder, configs
 from diffembed.errors import ConfigError, DataError
 from diffembed.readout.numbers import maxsim
 from diffembed.readout.spec import Readout, masks
@@ -17,7 +17,9 @@ from diffembed.training.loop import LoopConfig
 from diffembed.training.losses import LossConfig
 from diffembed.training.validation import ValidationConfig
 from tests.tiny_embedders import make
+from tests.training import rank_processes
 from tests.training.test_finetune import OTHERS, WORDS, run, toy_config
+from tests.training.tiny_runs import CHILD
 
 LONG_RUN = LoopConfig(num_steps=60)
 
@@ -134,8 +136,7 @@ def test_a_teacher_with_more_dims_than_asked_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
-def test_a_task_is_measured_now_and_then(tmp_path: Path) -> None:
-    task = tmp_path / "task"
+def write_task(task: Path) -> tuple[list[dict], list[dict]]:
     (task / "qrels").mkdir(parents=True)
     places = PLACES[:30]
     corpus = [{"_id": str(n), "title": "", "text": told(*place)} for n, place in enumerate(places)]
@@ -143,6 +144,12 @@ def test_a_task_is_measured_now_and_then(tmp_path: Path) -> None:
     (task / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in corpus))
     (task / "queries.jsonl").write_text("".join(json.dumps(row) + "\n" for row in queries))
     (task / "qrels" / "test.tsv").write_text("".join(f"{n}\t{n}\t1\n" for n in range(30)))
+    return corpus, queries
+
+
+def test_a_task_is_measured_now_and_then(tmp_path: Path) -> None:
+    task = tmp_path / "task"
+    corpus, queries = write_task(task)
     config = toy_config(loop=LONG_RUN, validation=ValidationConfig(folder=str(task), every_steps=25))
     rows = run(config, write(tmp_path / "data", rows_of()), tmp_path / "run")
     measured = {row["step"]: row["nDCG@10"] for row in rows if "nDCG@10" in row}
@@ -157,6 +164,26 @@ def test_a_task_is_measured_now_and_then(tmp_path: Path) -> None:
     assert measured[60] == pytest.approx(wanted, abs=0.02)
     with pytest.raises(ConfigError, match="several"):
         run(replace(config, readout=masks(2, 2)), tmp_path / "data", tmp_path / "several")
+
+
+@pytest.mark.parametrize("shard", [False, True])
+def test_ranks_share_teacher_and_task(tmp_path: Path, shard: bool) -> None:
+    teacher, task = tmp_path / "teacher", tmp_path / "task"
+    make(max_tokens=40).save(teacher)
+    write_task(task)
+    config = toy_config(
+        loss=LossConfig(name="vectors", temperature=1.0, teacher=str(teacher), teacher_dims=16),
+        loop=LoopConfig(num_steps=4, shard=shard),
+        validation=ValidationConfig(folder=str(task), every_steps=2),
+        recompute=True,
+    )
+    data = write(tmp_path / "data", rows_of())
+    one = run(config, data, tmp_path / "one")
+    (tmp_path / "settings.json").write_text(json.dumps(configs.to_dict(config)))
+    rank_processes.finish(CHILD, [tmp_path / "settings.json", data, tmp_path / "two", "finetune"], 2)
+    for own, other in zip(logged(tmp_path / "two"), one, strict=True):
+        assert own["loss"] == pytest.approx(other["loss"], rel=1e-4)
+        assert own.get("nDCG@10") == pytest.approx(other["nDCG@10"], abs=0.02) if "nDCG@10" in other else True
 
 
 def test_bad_rows_end_the_run_or_are_counted(tmp_path: Path) -> None:

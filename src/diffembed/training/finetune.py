@@ -2,20 +2,17 @@
 
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor
 
 from diffembed import configs, hardware
 from diffembed.backbone.checkpoint import read_config
 from diffembed.backbone.config_files import from_hugging_face
 from diffembed.backbone.transformer import Backbone
-from diffembed.data.batches import Batch, ExampleBatches
+from diffembed.data.batches import ExampleBatches
 from diffembed.data.example_store import ExampleStore
 from diffembed.data.examples import Example
 from diffembed.data.pairs import docstring_pairs
@@ -24,28 +21,24 @@ from diffembed.embedder import Embedder, golden
 from diffembed.embedder.adapters import load_with_adapter, write_adapter
 from diffembed.embedder.model import Model
 from diffembed.errors import ConfigError, DataError
-from diffembed.readout.spec import Readout
 from diffembed.runs import Run
 from diffembed.text.tokenizer import Tokenizer
 from diffembed.text.tokenizer_files import TOKENIZER_CONFIG_FILE
 from diffembed.training import lora
 from diffembed.training.distributed import Ranks, connect
 from diffembed.training.finetune_config import FinetuneConfig
-from diffembed.training.gradcache import loss_in_parts, read_out
-from diffembed.training.loop import PartialLoss, train
-from diffembed.training.losses import batch_loss
+from diffembed.training.fitting import Fitting
+from diffembed.training.loop import train
 from diffembed.training.progress import announce, say
 from diffembed.training.prompts import Prompts
 from diffembed.training.sharding import whole_weights
 from diffembed.training.start import Start
-from diffembed.training.validation import Role, Validation
+from diffembed.training.validation import Validation
 
 # No text of ours averages more characters a token, so what lies beyond never reaches the model: English has 4 to 5.
 MAX_CHARS_PER_TOKEN = 8
 # Examples that a tokenizer is trained on, where the run has to make its own.
 TOKENIZER_EXAMPLES = 100_000
-# More tokens than any chunk has.
-LARGEST = 2**40
 
 
 def main(
@@ -108,7 +101,7 @@ def _run(
             with_chunks=config.loss.name == "contextual",
         )
         backbone = _trainable(model.backbone, config, ranks)
-        fitting = _Fitting(backbone, prompts, batches, config, model.readout, ranks)
+        fitting = Fitting(backbone, prompts, batches, config, model.readout, ranks)
         validation = Validation(config.validation, fitting.encode, ranks) if config.validation else None
     if ranks.is_main:
         announce(run, _summary(store, batches, config))
@@ -152,80 +145,6 @@ def _trainable(backbone: Backbone, config: FinetuneConfig, ranks: Ranks) -> Back
     return backbone
 
 
-class _Fitting:
-    """A backbone in training on batches of examples."""
-
-    def __init__(
-        self,
-        backbone: Backbone,
-        prompts: Prompts,
-        batches: ExampleBatches,
-        config: FinetuneConfig,
-        readout: Readout,
-        ranks: Ranks,
-    ) -> None:
-        self.backbone, self.prompts, self.batches = backbone, prompts, batches
-        self.config, self.readout, self.ranks = config, readout, ranks
-        self.teacher = _load_teacher(config, prompts.model, ranks)
-
-    def micro_batches(self, step: int, generator: torch.Generator) -> Iterator[PartialLoss]:
-        """This rank's parts of the loss of a step."""
-        batch = self.batches[step - 1]
-        texts = self.prompts.apply(batch, generator)
-        loss_of = partial(
-            batch_loss,
-            texts=texts,
-            batch=batch,
-            config=self.config.loss,
-            readout=self.readout,
-            share_done=(step - 1) / self.config.loop.num_steps,
-            teacher_VE=self._taught(batch),
-        )
-        return loss_in_parts(
-            self.backbone,
-            texts,
-            loss_of,
-            chunk_tokens=self.config.chunk_tokens,
-            recompute=self.config.recompute,
-            generator=generator,
-            ranks=self.ranks,
-            device=self.ranks.device,
-        )
-
-    def describe(self, step: int) -> dict[str, Any]:
-        """The texts of a step's batch."""
-        batch = self.batches[step - 1]
-        return {"queries": batch.queries, "passages": batch.passages, "negatives": batch.negatives}
-
-    def encode(self, texts: Sequence[str], role: Role) -> Tensor:
-        """Unit vectors with the weights of the moment, for validation."""
-        self.backbone.eval()
-        rows = read_out(
-            self.backbone,
-            self.prompts.lay_out(texts, role),
-            # Spread weights are fetched by all ranks together: one pass for each call.
-            chunk_tokens=LARGEST if self.config.loop.shard else self.config.chunk_tokens,
-            device=self.ranks.device,
-        )
-        self.backbone.train()
-        return torch.nn.functional.normalize(rows, dim=-1)
-
-    def _taught(self, batch: Batch) -> Tensor | None:
-        if self.teacher is None:
-            return None
-        # Each rank asks the teacher about its own texts.
-        sides = [("query", text) for text in batch.queries] + [("document", text) for text in batch.candidates]
-        numbers = range(len(sides))
-        rows = []
-        for number in self.ranks.share(numbers):
-            role, text = sides[number]
-            vectors = self.teacher.embed([text], role, dims=self.config.loss.teacher_dims).vectors  # type: ignore[arg-type]
-            rows.append(torch.from_numpy(vectors).to(self.ranks.device))
-        rows_VE = self.ranks.gather_rows(rows)
-        order = [number for rank in range(self.ranks.world) for number in numbers[rank :: self.ranks.world]]
-        return torch.empty_like(rows_VE).index_copy_(0, torch.tensor(order, device=rows_VE.device), rows_VE)
-
-
 def prompts_of(model: Model, config: FinetuneConfig) -> Prompts:
     """How the texts of a run are laid out."""
     return Prompts(model, config.mix, query_tokens=config.query_tokens, instruction_share=config.instruction_share)
@@ -239,20 +158,6 @@ def _read(
         return (pair.example() for pair in docstring_pairs()), "docstrings"
     asked = {"layout": config.layout, "split": config.split}
     return read_examples(data, on_bad_row=config.on_bad_row, skipped=skipped, **asked), describe_data(data, **asked)
-
-
-def _load_teacher(config: FinetuneConfig, model: Model, ranks: Ranks) -> Embedder | None:
-    if config.loss.teacher is None:
-        return None
-    teacher = Embedder.load(config.loss.teacher, device=ranks.device)
-    dims = config.loss.teacher_dims or teacher.dims
-    if dims > min(teacher.dims, model.backbone.config.width):
-        raise ConfigError(
-            f"the teacher's {dims} dims are to be learnt, it has {teacher.dims} and the model "
-            f"{model.backbone.config.width}",
-            hint="set loss.teacher_dims to no more than both: the first dims of a teacher trained for that will do",
-        )
-    return teacher
 
 
 def _open_store(
