@@ -5,7 +5,6 @@ import subprocess
 import sys
 import textwrap
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,6 +15,8 @@ from diffembed.backbone.known import KNOWN, count_parameters
 from diffembed.recipes import finetune, pretrain
 from diffembed.training import plan_summary
 from diffembed.training.flops import MatrixFlops
+from diffembed.training.lora import LoraConfig, attach
+from diffembed.training.losses import LossConfig
 from diffembed.training.optimizer import OptimizerConfig
 from diffembed.training.plan_summary import (
     Place,
@@ -30,7 +31,7 @@ from tests.training.test_progress import environment
 
 DREAM = next(known.shape for known in KNOWN if known.id == "Dream-org/Dream-v0-Base-7B")
 SEVEN = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-LORA = SimpleNamespace(rank=16, targets=SEVEN, dropout=0.05)
+LORA = LoraConfig()
 MEDIUM = BackboneConfig(
     vocab_size=4_000,
     width=384,
@@ -96,12 +97,12 @@ def test_an_adapter_of_rank_16_on_dream_trains_40_million():
 
 @pytest.mark.extra
 def test_peft_makes_as_many():
-    import peft
-
-    toy = meta(replace(MEDIUM, num_layers=2))
-    peft.inject_adapter_in_model(peft.LoraConfig(r=4, target_modules=list(SEVEN)), toy)
-    trained = sum(p.numel() for name, p in toy.named_parameters() if "lora_" in name)
+    toy = Backbone(replace(MEDIUM, num_layers=2, vocab_size=8))
+    attach(toy, LoraConfig(rank=4), seed=0)
+    trained = sum(p.numel() for p in toy.parameters() if p.requires_grad)
     assert trained == lora_parameters(toy.config, 4, SEVEN)
+    frozen = sum(p.numel() for name, p in toy.named_parameters() if p.dim() == 2 and "base_layer" in name)
+    assert MatrixFlops.of(toy).per_token == 4 * frozen + 6 * trained
 
 
 def test_dream_on_a_gpu_by_hand():
@@ -134,7 +135,7 @@ def test_what_is_remembered_of_a_weight():
     assert plan(4, replace(ADAMW, muon=True))[1] == 8 * parameters - 4 * in_layers
     one_layer = count_parameters(replace(MEDIUM, num_layers=1))
     sharded = plan(2, ADAMW, ranks=4, is_sharded=True)
-    assert sharded == (4 * parameters // 4 + 2 * one_layer, 8 * parameters // 4, 6 * parameters // 4)
+    assert sharded == (4 * parameters // 4 + 2 * one_layer, 8 * parameters // 4, 8 * parameters // 4)
 
 
 def test_pretraining_in_numbers():
@@ -157,6 +158,25 @@ def test_finetuning_in_numbers():
     assert lines[1] == "40 steps of about 64 sequences, at most 2,048 tokens (without prompts)"
     assert lines[2].startswith("each query has up to 32 candidates") and "31 negatives" in lines[2]
     assert f"about {plan.memory.total / 1e9:.2f} GB" in lines[3]
+
+
+@pytest.mark.parametrize(
+    ("loss", "negatives", "candidates"),
+    [
+        (LossConfig(temperature=0.02), 0, 32),
+        (LossConfig(temperature=0.02), 3, 32 * 4),
+        (LossConfig(temperature=0.02, include_queries=True), 3, 32 * 4 + 31),
+        (LossConfig(name="explicit", temperature=1.0), 7, 8),
+        (LossConfig(name="kl", temperature=1.0), 7, 8),
+        (LossConfig(name="vectors", temperature=1.0, teacher="t"), 0, None),
+    ],
+)
+def test_what_a_query_chooses_from(loss, negatives, candidates):
+    plan = summarise_finetuning(replace(finetune.smoke(), loss=loss, negatives=negatives))
+    assert plan is not None and plan.candidates_per_query == candidates
+    assert plan.sequences_per_step == 32 * (2 + negatives)
+    assert plan.tokens_per_step == 32 * (16 + (1 + negatives) * 48)
+    assert len(plan.lines()) == (3 if candidates is None else 4)
 
 
 def test_chunks_that_are_read_twice_need_the_memory_of_one():

@@ -219,10 +219,10 @@ def training_memory(
     moments = 2 * FP32 * trained - (FP32 * in_layers if optimizer.muon else 0)
     has_masters = place.item != FP32 and not place.is_sharded
     weights = place.item * (frozen + trained)
-    parts = 1
+    parts, fresh = 1, place.item
     if place.is_sharded:
         # Each rank keeps its rows in fp32. One layer and what is outside of them come together in the states' dtype.
-        parts = place.ranks
+        parts, fresh = place.ranks, FP32
         outside = count_parameters(replace(config, num_layers=1))
         weights = FP32 * (frozen + trained) // parts + place.item * outside
     layer, working = _layer_bytes(config, tokens.longest, place, lora)
@@ -232,7 +232,7 @@ def training_memory(
     return TrainingMemory(
         weights=weights,
         masters_and_moments=(moments + FP32 * trained * has_masters) // parts,
-        gradients=(FP32 + place.item) * trained // parts,
+        gradients=(FP32 + fresh) * trained // parts,
         activations=tokens.count * kept + tokens.at_work * working,
     )
 
