@@ -24,7 +24,7 @@ from gpu_shape import PADDED, Worker, backbone_config, bare, machine, present, s
 
 OURS = "diffembed"
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-RANK, ALPHA, DROPOUT, TEMPERATURE = 16, 32.0, 0.05, 0.02
+RANK, ALPHA, DROPOUT, TEMPERATURE = 16, 32, 0.05, 0.02
 # Tokens of Public E5 (recipes/paper.py): mean and standard deviation of queries and of documents.
 QUERY, DOCUMENT = (39, 19), (366, 1062)
 
@@ -184,7 +184,7 @@ def ours(config: Any, device: Any, dtype: Any, args: argparse.Namespace) -> Any:
         shapes = {name: parameter.shape for name, parameter in Backbone(config).named_parameters()}
     weights = {name: weight(name, shape, device, dtype) for name, shape in shapes.items()}
     backbone = Backbone.from_weights(config, weights).train()
-    attach(backbone, LoraConfig(rank=RANK, alpha=ALPHA, dropout=DROPOUT), seed=0)
+    attach(backbone, LoraConfig(rank=RANK, alpha=float(ALPHA), dropout=DROPOUT), seed=0)
     backbone.checkpoint_layers = True
     optimizer = MasterOptimizer(backbone, OptimizerConfig(peak_lr=1e-4, warmup_steps=0, weight_decay=0.0))
     generator = torch.Generator().manual_seed(0)
