@@ -155,5 +155,10 @@ KNOWN: tuple[Known, ...] = (
     Known(id="Qwen/Qwen3-0.6B", family=families.QWEN3, shape=_shape(families.QWEN3, **QWEN3_06B, max_positions=40_960)),
     Known(id="meta-llama/Meta-Llama-3-8B", family=families.LLAMA, shape=_LLAMA3),
     Known(id="meta-llama/Meta-Llama-3-8B-Instruct", family=families.LLAMA, shape=_LLAMA3),
+    Known(
+        id="mistralai/Mistral-7B-Instruct-v0.2",
+        family=families.MISTRAL,
+        shape=_shape(families.MISTRAL, **{**MISTRAL_7B, "vocab_size": 32_000}),
+    ),
     Known(id="mistralai/Mistral-7B-v0.3", family=families.MISTRAL, shape=_shape(families.MISTRAL, **MISTRAL_7B)),
 )

@@ -53,10 +53,6 @@ def verb(name: str, summary: str) -> Callable[..., None]:
             return
         if out is None:
             raise ConfigError("--out is missing", hint="name a run directory that does not exist yet: --out runs/first")
-        if config.loop.tensorboard:
-            from diffembed.training.events import require_tensorboard
-
-            require_tensorboard()  # before anything is made
         main = import_module(f"diffembed.training.{name}").main
         model = main(config, data=data, out=out, resume=resume, command=["diffembed", *sys.argv[1:]])
         if _is_main_rank():

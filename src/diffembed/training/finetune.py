@@ -26,6 +26,7 @@ from diffembed.text.tokenizer import Tokenizer
 from diffembed.text.tokenizer_files import TOKENIZER_CONFIG_FILE
 from diffembed.training import lora
 from diffembed.training.distributed import Ranks, connect
+from diffembed.training.events import require_tensorboard
 from diffembed.training.finetune_config import FinetuneConfig
 from diffembed.training.fitting import Fitting
 from diffembed.training.loop import train
@@ -61,6 +62,8 @@ def main(
         raise ConfigError("this recipe needs examples to train on", hint="name a folder of sources by --data")
     if config.lora:
         lora.require_peft()
+    if config.loop.tensorboard:
+        require_tensorboard()
     with connect() as ranks:
         return _run(config, data, out, resume, command, ranks)
 

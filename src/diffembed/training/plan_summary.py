@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     from diffembed.training.finetune_config import FinetuneConfig
     from diffembed.training.pretrain_config import PretrainConfig
 
-# What is in use was within a quarter of the estimates (tests/training/test_plan_summary.py); a CPU's allocator holds up
-# to 40% more.
-GOOD_TO = 1.5
 # As in `backbone.attention` and `objectives.cross_entropy`, by device: longest sequence whose attention weights are
 # kept, and logits held at once.
 KEPT_WEIGHTS = {"cpu": 1_024, "cuda": 0}
@@ -30,7 +27,10 @@ FP32 = 4
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingMemory:
-    """Bytes that each process needs at its peak, beside Python and torch themselves (about 0.4 GB); see `GOOD_TO`."""
+    """Bytes that each process has in use at its peak, beside Python and torch themselves (about 0.4 GB).
+
+    To a quarter (tests/training/test_plan_summary.py). A CPU's allocator holds up to half as much again.
+    """
 
     weights: int
     masters_and_moments: int
@@ -77,7 +77,7 @@ class PlanSummary:
                 f"{self.candidates_per_query - 1:,} negatives"
             )
         total = f"{self.memory.total / 1e9:.2f}"
-        return [*lines, f"memory of each process: about {total} GB ({parts}), good to a factor of {GOOD_TO:g}"]
+        return [*lines, f"memory in use by each process: some {total} GB ({parts})"]
 
 
 def summarise_pretraining(config: "PretrainConfig") -> PlanSummary | None:

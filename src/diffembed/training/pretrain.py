@@ -28,6 +28,7 @@ from diffembed.text.tokenizer import Tokenizer
 from diffembed.text.tokenizer_files import TOKENIZER_CONFIG_FILE
 from diffembed.training import lora
 from diffembed.training.distributed import Ranks, connect
+from diffembed.training.events import require_tensorboard
 from diffembed.training.loop import train
 from diffembed.training.pretrain_config import PretrainConfig
 from diffembed.training.progress import announce, say
@@ -50,6 +51,8 @@ def main(config: PretrainConfig, *, data: Path | None, out: Path, resume: bool =
     """
     if config.lora:
         lora.require_peft()
+    if config.loop.tensorboard:
+        require_tensorboard()
     if data is None and not config.docstrings:
         raise ConfigError("this recipe needs text to train on", hint="name a folder of sources by --data")
     with connect() as ranks:
