@@ -16,7 +16,7 @@ def test_dry_run_prints_the_configuration(verb: str, known: str, capsys: pytest.
     shown = capsys.readouterr()
     assert json.loads(shown.out) == configs.to_dict(expected)
     assert shown.err.startswith("trains 139,712 of 139,712 parameters") and "7 steps of" in shown.err
-    assert "memory of each process: about" in shown.err
+    assert "memory in use by each process: some" in shown.err
 
 
 def test_a_dry_run_says_what_it_cannot_know(capsys: pytest.CaptureFixture[str]) -> None:
