@@ -13,7 +13,7 @@ from diffembed.embedder.merging import merge
 from diffembed.recipes import llm2vec, paper, pplx
 from diffembed.training.finetune import main
 from diffembed.training.finetune_config import FinetuneConfig
-from diffembed.training.loop import LoopConfig
+from diffembed.training.loop_config import LoopConfig
 from tests import family_checkpoints
 from tests.family_checkpoints import POSITIONS
 from tests.family_tokenizers import VOCAB, vocab_and_merges

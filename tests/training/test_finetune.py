@@ -28,7 +28,7 @@ from diffembed.text.tokenizer import Tokenizer
 from diffembed.training.finetune import main, prompts_of
 from diffembed.training.finetune_config import FinetuneConfig
 from diffembed.training.gradcache import BatchLoss, Laid, loss_in_parts
-from diffembed.training.loop import LoopConfig
+from diffembed.training.loop_config import LoopConfig
 from diffembed.training.losses import LossConfig
 from diffembed.training.optimizer import OptimizerConfig
 from diffembed.training.prompts import Prompts

@@ -13,7 +13,7 @@ from diffembed.readout.numbers import maxsim
 from diffembed.readout.spec import Readout, masks
 from diffembed.training.finetune import main
 from diffembed.training.finetune_config import FinetuneConfig
-from diffembed.training.loop import LoopConfig
+from diffembed.training.loop_config import LoopConfig
 from diffembed.training.losses import LossConfig
 from diffembed.training.validation import ValidationConfig
 from tests.tiny_embedders import make

@@ -18,7 +18,7 @@ from diffembed.readout.spec import Readout
 from diffembed.training.checkpoint import TENSORS_FILE
 from diffembed.training.finetune import main
 from diffembed.training.finetune_config import FinetuneConfig
-from diffembed.training.loop import LoopConfig
+from diffembed.training.loop_config import LoopConfig
 from diffembed.training.lora import LoraConfig
 from diffembed.training.losses import LossConfig
 from diffembed.training.optimizer import OptimizerConfig

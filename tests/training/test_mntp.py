@@ -12,7 +12,7 @@ from tokenizers import Tokenizer as RawTokenizer
 from diffembed import Embedder, recipes
 from diffembed.backbone import load_backbone
 from diffembed.recipes import pretrain as recipe
-from diffembed.training.loop import LoopConfig
+from diffembed.training.loop_config import LoopConfig
 from diffembed.training.pretrain_config import PretrainConfig
 from tests import family_checkpoints
 from tests.family_checkpoints import POSITIONS

@@ -19,7 +19,8 @@ from diffembed.backbone import load_backbone
 from diffembed.errors import ConfigError, DataError, DiffembedError, RunExistsError
 from diffembed.recipes import pretrain as recipe
 from diffembed.text.tokenizer import Tokenizer
-from diffembed.training import checkpoint, loop
+from diffembed.training import checkpoint
+from diffembed.training.loop_config import LoopConfig
 from diffembed.training.optimizer import MasterOptimizer, OptimizerConfig
 from diffembed.training.pretrain import main
 from diffembed.training.pretrain_config import PretrainConfig
@@ -43,7 +44,7 @@ def config(num_steps=12, **changes) -> PretrainConfig:
     small = replace(
         recipe.smoke(),
         backbone=replace(recipe.smoke().backbone, vocab_size=300, width=32, head_width=16),
-        loop=loop.LoopConfig(num_steps=num_steps, checkpoint_every_steps=5),
+        loop=LoopConfig(num_steps=num_steps, checkpoint_every_steps=5),
         tokens_per_step=256,
         tokens_per_micro_batch=128,
     )
@@ -211,7 +212,7 @@ def test_a_fault_at_any_file_operation_can_be_resumed(data, whole, tmp_path, mon
 
         return operate
 
-    settings = config(num_steps=12, loop=loop.LoopConfig(num_steps=12, checkpoint_every_steps=5))
+    settings = config(num_steps=12, loop=LoopConfig(num_steps=12, checkpoint_every_steps=5))
     for at in range(1, 100):
         out, calls = tmp_path / str(at), 0
         for name in real:
@@ -265,7 +266,7 @@ def test_bad_data_leaves_no_run_behind(tmp_path):
 
 @pytest.mark.gpu
 def test_stopped_and_resumed_on_a_gpu(data, tmp_path):
-    settings = config(loop=loop.LoopConfig(num_steps=12, checkpoint_every_steps=5))
+    settings = config(loop=LoopConfig(num_steps=12, checkpoint_every_steps=5))
     run(tmp_path / "run", data, settings)
     last = tmp_path / "run" / "checkpoints" / "00000012"
     last.rename(tmp_path / "gone")
@@ -352,7 +353,7 @@ def test_impossible_optimizers_are_refused(changes):
 )
 def test_impossible_loops_are_refused(changes):
     with pytest.raises(ConfigError):
-        loop.LoopConfig(**({"num_steps": 3} | changes))
+        LoopConfig(**({"num_steps": 3} | changes))
 
 
 def test_masters_move_where_bf16_alone_would_stand_still():

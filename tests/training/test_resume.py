@@ -19,7 +19,8 @@ from safetensors.torch import load_file
 
 from diffembed import configs, runs
 from diffembed.errors import CheckpointError, ConfigError, DiffembedError
-from diffembed.training import checkpoint, loop
+from diffembed.training import checkpoint
+from diffembed.training.loop_config import LoopConfig
 from tests.training.tiny_runs import CHILD, losses, rows, run, settings, write_text
 
 
@@ -189,7 +190,7 @@ def test_a_loss_that_stays_astray_ends_the_run(data, tmp_path, monkeypatch):
 @pytest.mark.parametrize("changes", [{"divergence_factor": 1.0}, {"divergence_steps": 0}])
 def test_impossible_limits_are_refused(changes):
     with pytest.raises(ConfigError, match="divergence"):
-        loop.LoopConfig(**({"num_steps": 3} | changes))
+        LoopConfig(**({"num_steps": 3} | changes))
 
 
 def test_a_copied_run_goes_on_elsewhere(data, whole, tmp_path):

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from diffembed.recipes import pretrain as recipe
-from diffembed.training import loop
+from diffembed.training.loop_config import LoopConfig
 from diffembed.training.pretrain import main
 from diffembed.training.pretrain_config import PretrainConfig
 
@@ -47,7 +47,7 @@ def settings(num_steps: int = 12, *, every: int = 5, shard: bool = False, **chan
     small = replace(
         smoke,
         backbone=replace(smoke.backbone, vocab_size=300, width=32, head_width=16),
-        loop=loop.LoopConfig(num_steps=num_steps, checkpoint_every_steps=every, shard=shard),
+        loop=LoopConfig(num_steps=num_steps, checkpoint_every_steps=every, shard=shard),
         tokens_per_step=384,
         tokens_per_micro_batch=128,
         dtype="float32",

@@ -5,7 +5,7 @@ from dataclasses import replace
 from diffembed.data.mix import ANY, MixRow
 from diffembed.recipes import pretrain
 from diffembed.training.finetune_config import FinetuneConfig
-from diffembed.training.loop import LoopConfig
+from diffembed.training.loop_config import LoopConfig
 from diffembed.training.losses import LossConfig
 from diffembed.training.optimizer import OptimizerConfig
 

@@ -13,7 +13,7 @@ from diffembed.data.mix import ANY, MixRow
 from diffembed.readout.spec import Readout
 from diffembed.recipes.paper import BASES, SCALE, Base
 from diffembed.training.finetune_config import FinetuneConfig
-from diffembed.training.loop import LoopConfig
+from diffembed.training.loop_config import LoopConfig
 from diffembed.training.lora import LoraConfig
 from diffembed.training.losses import LossConfig
 from diffembed.training.optimizer import OptimizerConfig

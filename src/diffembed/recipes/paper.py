@@ -24,7 +24,7 @@ from typing import Literal
 from diffembed.data.mix import ANY, MixRow
 from diffembed.readout.spec import Readout
 from diffembed.training.finetune_config import FinetuneConfig
-from diffembed.training.loop import LoopConfig
+from diffembed.training.loop_config import LoopConfig
 from diffembed.training.lora import LoraConfig
 from diffembed.training.losses import LossConfig
 from diffembed.training.optimizer import OptimizerConfig

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from diffembed.backbone.config import BackboneConfig
 from diffembed.recipes.paper import BASES, Base
-from diffembed.training.loop import LoopConfig
+from diffembed.training.loop_config import LoopConfig
 from diffembed.training.lora import LoraConfig
 from diffembed.training.optimizer import OptimizerConfig
 from diffembed.training.pretrain_config import PretrainConfig

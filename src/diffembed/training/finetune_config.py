@@ -7,7 +7,7 @@ from diffembed.backbone.config import BackboneConfig, Direction
 from diffembed.data.mix import MixRow
 from diffembed.errors import ConfigError
 from diffembed.readout.spec import Readout
-from diffembed.training.loop import LoopConfig, check_sharding
+from diffembed.training.loop_config import LoopConfig, check_sharding
 from diffembed.training.lora import LoraConfig
 from diffembed.training.losses import NEEDS_NEGATIVES, LossConfig
 from diffembed.training.optimizer import OptimizerConfig

@@ -17,13 +17,14 @@ import torch
 from torch import Tensor, nn
 
 from diffembed import hardware
-from diffembed.errors import CheckpointError, ConfigError, DiffembedError
+from diffembed.errors import CheckpointError, DiffembedError
 from diffembed.files import write_whole
 from diffembed.runs import Run
 from diffembed.training import checkpoint
 from diffembed.training.distributed import Ranks
 from diffembed.training.events import EventFiles
 from diffembed.training.flops import MatrixFlops
+from diffembed.training.loop_config import LoopConfig, check_sharding
 from diffembed.training.optimizer import MasterOptimizer, OptimizerConfig
 from diffembed.training.progress import Progress, StepFacts, say
 from diffembed.training.sharding import shard
@@ -32,52 +33,6 @@ from diffembed.training.validation import Validation
 BAD_BATCH_FILE = "bad_batch.json"
 # Steps whose median says what loss is usual.
 PAST_LOSSES = 100
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LoopConfig:
-    """How long to train, and how often to write things down."""
-
-    num_steps: int
-    """Optimizer steps."""
-    checkpoint_every_s: float = 300.0
-    """Seconds between checkpoints; one is always written at the end."""
-    checkpoint_every_steps: int | None = None
-    """Also every so many steps, if given."""
-    log_every: int = 1
-    """Steps between rows of metrics.jsonl."""
-    tensorboard: bool = False
-    """Write the rows to event files in `tensorboard` too, for those who watch with TensorBoard."""
-    seed: int = 0
-    shard: bool = False
-    """Spread weights, gradients and optimizer state over the ranks (FSDP2); of no effect in a single process."""
-    divergence_factor: float | None = None
-    """Stop when the loss stays above its running median times this for `divergence_steps` steps; None: never."""
-    divergence_steps: int = 20
-
-    def __post_init__(self) -> None:
-        if self.checkpoint_every_steps is not None and self.checkpoint_every_steps < 1:
-            raise ConfigError(
-                f"checkpoint_every_steps must be at least 1, got {self.checkpoint_every_steps}",
-                hint="null: by time",
-            )
-        if not self.checkpoint_every_s > 0:
-            raise ConfigError(
-                f"checkpoint_every_s must be positive, got {self.checkpoint_every_s}", hint="300 is every five minutes"
-            )
-        if self.divergence_factor is not None and not self.divergence_factor > 1 or self.divergence_steps < 1:
-            raise ConfigError(
-                f"divergence_factor must be above 1 and divergence_steps at least 1, got {self.divergence_factor} and "
-                f"{self.divergence_steps}",
-                hint="2 and 20 catch a run that is lost; null: never stop",
-            )
-        if not 0 <= self.seed < 2**32:
-            raise ConfigError(f"seed must be in 0 to 2**32 - 1, got {self.seed}", hint="any small number will do")
-        if self.num_steps < 1 or self.log_every < 1:
-            raise ConfigError(
-                f"num_steps and log_every must be at least 1, got {self.num_steps} and {self.log_every}",
-                hint="loop.log_every=1 logs every step",
-            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,18 +106,6 @@ def train(
                     say(f"stopped after step {training.step}; --resume goes on from there")
                 raise KeyboardInterrupt if wishes.stop == signal.SIGINT else SystemExit(128 + wishes.stop)
     return {"steps": training.step, **training.facts()}
-
-
-def check_sharding(loop: LoopConfig, optimizer: OptimizerConfig) -> None:
-    """Refuse what cannot work on weights that are spread over ranks.
-
-    Raises:
-        ConfigError: Muon with `shard`: it needs whole matrices.
-    """
-    if loop.shard and optimizer.muon:
-        raise ConfigError(
-            "muon needs whole matrices, shard cuts them", hint="set optimizer.muon=false or loop.shard=false"
-        )
 
 
 @dataclass(frozen=True, slots=True)

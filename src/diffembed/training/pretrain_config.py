@@ -5,7 +5,7 @@ from typing import Literal
 
 from diffembed.backbone.config import BackboneConfig, Direction
 from diffembed.errors import ConfigError
-from diffembed.training.loop import LoopConfig, check_sharding
+from diffembed.training.loop_config import LoopConfig, check_sharding
 from diffembed.training.lora import LoraConfig
 from diffembed.training.optimizer import OptimizerConfig
 
